@@ -1,0 +1,95 @@
+# Two commands are enough:
+#   make demo    a real repository, a real model, every byte proved
+#   make test    the linters and all tests but the heavy ones
+#
+# Everything is installed into .venv (and git-theta 0.2.0, which tests and bench run for real, into
+# .venv-git-theta); nothing outside this folder is touched, but for git-lfs from the system's packages
+# where `make test` runs as root and it is missing. `make PYTHON=/path/to/python3.12 ...` picks the Python.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV := .venv
+PEER := .venv-git-theta
+BIN := $(VENV)/bin
+# Processes for pytest: one a core by default; WORKERS=0 runs the tests in one process (for a debugger).
+WORKERS ?= auto
+# Extra arguments for pytest, as in `make test ARGS='-k safetensors'`.
+ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PYTHONNOUSERSITE := 1
+
+.PHONY: help
+help:
+	@echo "make demo        show it at work on a real model, about a minute after the set-up"
+	@echo "make test        linters and tests; installs git-lfs where it can"
+	@echo "make test-heavy  what 'make test' leaves out: long, large, and many more random examples"
+	@echo "make test-all    both"
+	@echo "make lint        ruff, mypy --strict, import contracts"
+	@echo "make format      let ruff sort imports and lay out the code"
+	@echo "make bench       beside git's own pipe, git-lfs and git-theta 0.2.0 (some ten minutes)"
+	@echo "make bench-quick the same with less data and fewer runs (under two minutes)"
+	@echo "make clean       remove the environments and every cache"
+
+.PHONY: demo
+demo: $(VENV)/.ready
+	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m demo
+
+.PHONY: lint
+lint: $(VENV)/.ready
+	@echo "== ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "== mypy --strict"
+	@$(BIN)/mypy
+	@echo "== import contracts"
+	@$(BIN)/lint-imports
+
+.PHONY: format
+format: $(VENV)/.ready
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: test
+test: lint $(PEER)/.ready git-lfs
+	@echo "== tests"
+	@$(BIN)/python -m pytest -m "not heavy" --numprocesses=$(WORKERS) $(ARGS)
+
+.PHONY: test-heavy
+test-heavy: $(VENV)/.ready $(PEER)/.ready git-lfs
+	@echo "== heavy tests"
+	@$(BIN)/python -m pytest -m heavy --numprocesses=0 $(ARGS)
+	@echo "== property tests, many more examples"
+	@$(BIN)/python -m pytest -m "not heavy" --hypothesis-profile=thorough --timeout=900 \
+		--numprocesses=$(WORKERS) $(ARGS) tests/property
+
+.PHONY: test-all
+test-all: test test-heavy
+
+.PHONY: bench bench-quick
+bench: $(VENV)/.ready $(PEER)/.ready git-lfs
+	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m bench $(ARGS)
+bench-quick: $(VENV)/.ready $(PEER)/.ready git-lfs
+	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m bench --quick $(ARGS)
+
+.PHONY: clean
+clean:
+	@rm -rf $(VENV) $(PEER) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache bench/results
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# The environments. A stamp is newer than what it was made from; so a second `make` is instant.
+
+$(VENV)/.ready: pyproject.toml constraints.txt scripts/setup
+	@scripts/setup dev $(VENV)
+
+$(PEER)/.ready: constraints-git-theta.txt scripts/setup
+	@scripts/setup git-theta $(PEER)
+
+.PHONY: git-lfs
+git-lfs:
+	@scripts/setup git-lfs

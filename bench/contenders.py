@@ -1,0 +1,92 @@
+"""Who takes part: how each filter is set up in a repository, and what its checkout may be held to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.cases import COMPATIBLE, FLOOR, LFS, OURS, PEER
+
+ROOT = Path(__file__).resolve().parents[1]
+PEER_BIN = ROOT / ".venv-git-theta" / "bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A filter, and the configuration and environment that its own documentation gives it.
+
+    `configuration` may say `{originals}`: the folder of the files as they are.
+    """
+
+    name: str
+    filter: str
+    process: str | None
+    configuration: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    bin: Path | None = None
+    same_bytes: bool = True
+    most_runs: int | None = None
+    missing: str | None = None
+
+
+def contenders(tools: Path) -> dict[str, Contender]:
+    """Return everyone, by name; `tools` holds what `build_tools` made. `missing` says who cannot take part, and why."""
+    ours = Path(sys.executable).parent
+    peer = "git-theta-filter"
+    everyone = (
+        Contender(OURS, "theta", "theta-daemon", {}, bin=ours),
+        Contender(COMPATIBLE, "theta", "theta-daemon", {"theta.compatible": "true"}, bin=ours),
+        Contender(FLOOR, "floor", f"{tools / 'floor'} {{originals}}", {}),
+        Contender(
+            LFS,
+            "lfs",
+            "git-lfs filter-process",
+            {"filter.lfs.clean": "git-lfs clean -- %f", "filter.lfs.smudge": "git-lfs smudge -- %f"},
+            missing=None if shutil.which("git-lfs") else "git-lfs is not installed",
+        ),
+        Contender(
+            PEER,
+            "theta",
+            None,
+            {"filter.theta.clean": f"{peer} clean %f", "filter.theta.smudge": f"{peer} smudge %f"},
+            bin=PEER_BIN,
+            same_bytes=False,
+            most_runs=1,
+            missing=None if (PEER_BIN / peer).exists() else "scripts/setup git-theta .venv-git-theta",
+        ),
+    )
+    return {contender.name: contender for contender in everyone}
+
+
+def build_tools(folder: Path) -> None:
+    """Compile the C programs of this folder into `folder`."""
+    folder.mkdir()
+    for name in ("floor", "peak"):
+        compiler = os.environ.get("CC", "cc")
+        source = ROOT / "bench" / f"{name}.c"
+        subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", str(folder / name), str(source)], check=True)
+
+
+def environment(contender: Contender, home: Path, checkpoint_type: str) -> dict[str, str]:
+    """Return the environment of a contender's git commands: nobody's own configuration but the contender's."""
+    path = [str(contender.bin)] if contender.bin else []
+    kept = {name: os.environ[name] for name in ("TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
+    return {
+        **kept,
+        "PATH": os.pathsep.join([*path, os.environ["PATH"]]),
+        "HOME": str(home),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_AUTHOR_NAME": "bench",
+        "GIT_AUTHOR_EMAIL": "bench@example.invalid",
+        "GIT_COMMITTER_NAME": "bench",
+        "GIT_COMMITTER_EMAIL": "bench@example.invalid",
+        "GIT_THETA_CHECKPOINT_TYPE": checkpoint_type,
+        "LC_ALL": "C.UTF-8",
+        **contender.environment,
+    }

@@ -1,0 +1,95 @@
+"""`git theta env`: what a report of a problem should hold."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from theta_daemon import __version__, settings
+from theta_daemon.cli import configuration, git, lfs
+from theta_daemon.cli.terminal import count, say
+from theta_daemon.cli.verb import Place, Verb
+from theta_daemon.errors import RepositoryError, printable
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from theta_daemon.settings import Settings
+
+_PACKAGES = ("blake3", "isal", "msgpack", "numcodecs", "numpy", "pygit2", "tensorstore", "torch", "safetensors")
+_VARIABLES = ("GIT_THETA_", "THETA_", "GIT_LFS_SKIP_SMUDGE")
+_CONFIGURATION = r"^(theta\..*|(filter|merge|diff)\.theta\..*|lfs\.(storage|url)|core\.fsync)$"
+
+
+def run(arguments: argparse.Namespace, place: Place) -> int:
+    """Print versions, configuration, and, in a repository, its stores."""
+    _show_versions()
+    _show_configuration(place)
+    try:
+        here = settings.load(place.environment, place.directory)
+    except RepositoryError as error:
+        say(f"Repository: none ({error})")
+        return 0
+    _show_repository(here)
+    return 0
+
+
+def _show_versions() -> None:
+    from importlib import metadata  # slow to import, and every verb imports this module
+
+    found = lfs.version()
+    say(f"theta-daemon {__version__}")
+    say(printable(git.line("version")))
+    say(found[0] if found is not None else "git-lfs: not installed")
+    say(f"Python {platform.python_version()} ({sys.executable}), {platform.platform()}")
+    for package in _PACKAGES:
+        try:
+            say(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            say(f"{package}: not installed")
+    for program in ("theta-daemon", "git-theta"):
+        say(f"{program} on PATH: {shutil.which(program) or 'no'}")
+
+
+def _show_configuration(place: Place) -> None:
+    present = configuration.read()
+    state = "no" if not configuration.is_ours(present) else "yes"
+    say(f"Installed: {state}")
+    rows = git.answer("config", "-z", "--show-origin", "--get-regexp", _CONFIGURATION) or b""
+    fields = rows.split(b"\0")[:-1]
+    for origin, entry in zip(fields[::2], fields[1::2], strict=True):
+        key, _, value = entry.partition(b"\n")
+        say(f"{printable(key)}={printable(value)} ({printable(origin)})")
+    for name, setting in sorted(place.environment.items()):
+        if name.startswith(_VARIABLES):
+            say(f"{name}={printable(os.fsencode(setting))}")
+
+
+def _show_repository(here: Settings) -> None:
+    say(f"Work tree: {here.work_tree if here.work_tree is not None else 'none (bare)'}")
+    say(f"Git directory: {here.git_dir}")
+    if here.common_dir != here.git_dir:
+        say(f"Shared git directory: {here.common_dir}")
+    say(f"Compatible with git-theta: {here.compatible}")
+    say(f"Workers: {here.workers}, memory limit: {here.memory_limit} bytes, flushed to disk: {here.fsync}")
+    for name, store in (("LFS objects", here.lfs_objects), ("Kept objects", here.theta_dir / "objects")):
+        say(f"{name}: {_contents(store)}")
+    for store in here.alternates:
+        say(f"Borrowed objects: {_contents(store)}")
+
+
+def _contents(store: Path) -> str:
+    sizes = [path.stat().st_size for path in store.glob("??/??/*") if path.is_file()]
+    return f"{store} ({count(len(sizes), 'object')}, {sum(sizes)} bytes)"
+
+
+VERB = Verb(
+    name="env",
+    summary="show versions, configuration and stores",
+    description="Print what a report of a problem should hold. Works outside of a repository too.",
+    run=run,
+)

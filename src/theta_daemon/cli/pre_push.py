@@ -1,0 +1,200 @@
+"""`git theta pre-push REMOTE URL`: send the objects that the pushed commits name, or stop the push.
+
+Works from the commits themselves: every metadata blob that the remote does not have yet, as far as its
+remote-tracking refs and the refs being updated tell. All objects such a blob names are offered, unchanged ones too;
+git-lfs asks the server which it lacks, so a push repairs what an earlier one left out.
+
+git-lfs stops, having sent nothing, when one object is missing in the store of this repository (tried, 3.3), wherever
+else it may lie. So objects that lie in our own store beside it or in an alternate are linked in first, and those that
+metadata on the remote names already need not be here.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from theta_daemon import durable, settings
+from theta_daemon.cli import git, lfs, named_objects
+from theta_daemon.cli.terminal import count, note, shown, warn
+from theta_daemon.cli.verb import Place, Verb
+from theta_daemon.errors import CorruptObject, MetadataError, MissingObject, ProtocolError
+from theta_daemon.metadata import text
+from theta_daemon.metadata.text import Kind
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator
+
+    from theta_daemon.cli.named_objects import NamedObject
+    from theta_daemon.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class RefUpdate:
+    """One ref that git is about to push: the new commit, and the one it replaces (None: a new ref)."""
+
+    local: str
+    remote: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object, and the path of a metadata file that names it."""
+
+    named: NamedObject
+    path: bytes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what git passes to the hook."""
+    parser.add_argument("remote", metavar="REMOTE", help="the remote's name, or its URL where it has none")
+    parser.add_argument("url", metavar="URL", help="the URL that git pushes to")
+
+
+def run(arguments: argparse.Namespace, place: Place) -> int:
+    """Send the objects; an exit status other than 0 stops git's push."""
+    updates = list(ref_updates(sys.stdin.buffer))
+    wanted = named_by(updates, arguments.remote) if updates else {}
+    if not wanted:
+        return 0
+    here = settings.load(place.environment, place.directory)
+    missing = {oid: found for oid, found in wanted.items() if not _bring_in(here, found)}
+    if missing:
+        for oid in named_on_remote(updates, arguments.remote):
+            missing.pop(oid, None)
+    if missing:
+        raise _missing(missing)
+    oids = sorted(oid for oid in wanted if _lies_in(here.lfs_objects, oid))
+    if oids:
+        note(f"sending {count(len(oids), 'object')} to {arguments.remote}")
+        lfs.push(_lfs_name(arguments.remote, arguments.url), oids)
+    return 0
+
+
+def ref_updates(lines: Iterable[bytes]) -> Iterator[RefUpdate]:
+    """Read githooks(5)'s `<local ref> <local id> <remote ref> <remote id>`; deletions push nothing."""
+    for line in lines:
+        match line.decode("utf-8", "surrogateescape").split():
+            case [_, local, _, remote] if _is_id(local) and _is_id(remote):
+                if local.strip("0"):
+                    yield RefUpdate(local, remote if remote.strip("0") else None)
+            case _:
+                raise ProtocolError(f"pre-push got a line that is not git's: {line[:200]!r}")
+
+
+def named_by(updates: list[RefUpdate], remote: str) -> dict[str, Found]:
+    """Return the objects that metadata names which is new to the remote, by object id."""
+    new = (update.local for update in updates)
+    return _named(_blobs_in([*new, *(f"^{old}" for old in _replaced(updates))], ["--not", *_tracking(remote)]))
+
+
+def named_on_remote(updates: list[RefUpdate], remote: str) -> set[str]:
+    """Return the ids of the objects that metadata names which the remote has."""
+    return set(_named(_blobs_in(_replaced(updates), _tracking(remote))))
+
+
+def _replaced(updates: list[RefUpdate]) -> list[str]:
+    """Return the commits that the remote's refs point at now, as far as they are here."""
+    return [found for found, _, _ in git.kinds(dict.fromkeys(update.remote for update in updates if update.remote))]
+
+
+def _tracking(remote: str) -> list[str]:
+    """Return the option for rev-list that stands for the remote's tracking refs; none for a URL."""
+    has_refs = git.output("for-each-ref", "--count=1", f"refs/remotes/{remote}/") if _is_name(remote) else b""
+    return [f"--remotes={remote}"] if has_refs else []
+
+
+def _blobs_in(revisions: list[str], options: list[str]) -> dict[str, bytes]:
+    """Return the blobs that the revisions reach, each with a path where it lies."""
+    stdin = "".join(f"{revision}\n" for revision in revisions).encode("ascii")
+    rows = git.output("rev-list", "--objects", "--stdin", *options, stdin=stdin).splitlines()
+    return {name.decode("ascii"): path for name, separator, path in (row.partition(b" ") for row in rows) if separator}
+
+
+def _named(blobs: dict[str, bytes]) -> dict[str, Found]:
+    found: dict[str, Found] = {}
+    for blob, content in named_objects.contents(blobs):
+        kind = text.kind(content)
+        if kind is Kind.OTHER:
+            continue
+        try:
+            metadata = text.parse(content)
+        except MetadataError as error:
+            # Nobody can check it out, so nothing is lost; a broken commit of long ago must not stop every push.
+            warn(f"nothing is sent for blob {blob}: {error.at(path=blobs[blob])}")
+            continue
+        for named in named_objects.of(metadata):
+            found.setdefault(named.oid, Found(named, blobs[blob]))
+    return found
+
+
+def _bring_in(here: Settings, found: Found) -> bool:
+    """Make sure that git-lfs finds an object where it looks, and tell whether it does."""
+    oid = found.named.oid
+    target = _place(here.lfs_objects, oid)
+    for store in (here.lfs_objects, here.theta_dir / "objects", *here.alternates):
+        source = _place(store, oid)
+        if not source.is_file():
+            continue
+        size = source.stat().st_size
+        if size != found.named.size:
+            raise CorruptObject(
+                f"object {oid} has {size} bytes and should have {found.named.size}",
+                path=found.path,
+                parameter=found.named.parameter,
+                hint=f"remove {source} and fetch it again",
+            )
+        if source != target:
+            durable.link(source, target, temporary=target.parent)
+        return True
+    return False
+
+
+def _lies_in(store: Path, oid: str) -> bool:
+    return _place(store, oid).is_file()
+
+
+def _place(store: Path, oid: str) -> Path:
+    return store / oid[:2] / oid[2:4] / oid
+
+
+def _missing(missing: dict[str, Found]) -> MissingObject:
+    oid, found = min(missing.items())
+    others = f" and {count(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
+    return MissingObject(
+        f"object {oid}{others} is not in this repository, and nothing tells that the remote has it",
+        path=found.path,
+        parameter=found.named.parameter,
+        hint=f"check out the commits that you push where {shown(found.path)} can be fetched, or push with --no-verify "
+        "if the remote has the objects",
+    )
+
+
+def _lfs_name(remote: str, url: str) -> str:
+    """Return the remote as git-lfs takes it: it cannot send to a plain path (tried, 3.3), but to a file:// URL."""
+    path = Path(url)
+    return path.absolute().as_uri() if remote == url and path.is_dir() else remote
+
+
+def _is_id(text: str) -> bool:
+    return len(text) in {40, 64} and all(digit in "0123456789abcdef" for digit in text)
+
+
+def _is_name(remote: str) -> bool:
+    return git.succeeds("check-ref-format", f"refs/remotes/{remote}/x")
+
+
+VERB = Verb(
+    name="pre-push",
+    summary="send the objects that the pushed commits name",
+    description=(
+        "Called by the pre-push hook that git-theta left in a repository, with git's list of refs on standard input. "
+        "Sends what the remote lacks with git lfs push --object-id; the push fails when that fails."
+    ),
+    run=run,
+    add_arguments=add_arguments,
+    for_hooks=True,
+)

@@ -1,0 +1,50 @@
+"""`git theta uninstall`: take back what `git theta install` wrote."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from theta_daemon.cli import configuration
+from theta_daemon.cli.configuration import REQUIRED, SETTINGS, Scope
+from theta_daemon.cli.terminal import note, say
+from theta_daemon.cli.verb import Place, Verb
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(arguments: argparse.Namespace, place: Place) -> int:
+    """Remove our values from one scope, and say which others stay."""
+    uninstall(arguments.scope)
+    return 0
+
+
+def uninstall(scope: Scope) -> None:
+    """Remove the values that are ours; `required` last, and not while another filter stands behind it."""
+    present = configuration.read(scope)
+    foreign = [
+        (setting.key, value)
+        for setting in SETTINGS
+        for value in present.get(setting.key, ())
+        if not setting.accepts(value)
+    ]
+    another_filter = any(key.startswith("filter.") and key != REQUIRED for key, _ in foreign)
+    removed = False
+    for setting in reversed(SETTINGS):
+        if setting.key != REQUIRED or not another_filter:
+            removed |= configuration.remove(scope, setting, present.get(setting.key, ()))
+    for key, value in foreign:
+        note(f"left as it is: {configuration.described(key, value)}")
+    say(f"git-theta is {'uninstalled' if removed else 'not installed'} ({scope} configuration).")
+
+
+VERB = Verb(
+    name="uninstall",
+    summary="take back what `install` wrote",
+    description=(
+        "Remove the values that `git theta install` wrote from a git configuration file. Other values stay, and so do "
+        ".gitattributes, the objects and every commit."
+    ),
+    run=run,
+    add_arguments=configuration.add_scope_arguments,
+)

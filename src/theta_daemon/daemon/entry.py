@@ -1,0 +1,169 @@
+"""The console script `theta-daemon`: what the process is, before and around what it does.
+
+Started by git at the first file of every command, so it imports little and answers the handshake first. Here, and
+nowhere else, are the process's descriptors, signals, arguments and end:
+
+* git's pipes are moved away from descriptors 0 and 1, before any other code runs. A stray `print`, in a library or a
+  plugin, ends up on stderr and not in a checkpoint, and no child process can read git's requests.
+* SIGTERM and SIGINT unwind the stack, so that temporary files go, and end the process without a word.
+* The end is at once (git waits for it): no thread is joined, no `atexit` runs. What must not outlive the process
+  is given back by `Handlers.close`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+from theta_daemon import __version__
+from theta_daemon.daemon.channel import Channel, ChannelError, GitGone
+from theta_daemon.daemon.report import PROGRAM, Reporter
+from theta_daemon.daemon.serve import GONE, Handlers, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import FrameType
+    from typing import NoReturn
+
+    from theta_daemon.formats.source import Readable
+
+USAGE = f"""\
+usage: {PROGRAM}                  answer git's filter protocol on stdin and stdout
+       {PROGRAM} clean PATH       turn the checkpoint on stdin into its metadata on stdout
+       {PROGRAM} smudge PATH      turn the metadata on stdin into its checkpoint on stdout
+       {PROGRAM} --version
+       {PROGRAM} --help
+
+PATH is the file's path from the top of the work tree; the file itself is not opened.
+THETA_TRACE=1 in the environment shows where an error came from.
+"""
+
+SET_UP = f"""\
+{PROGRAM} is the filter behind git-theta: it versions machine-learning checkpoints in git. git starts it by itself,
+for the files that .gitattributes gives to it; there is nothing to type here. To set it up:
+
+    git theta install
+    git theta track '*.safetensors'
+
+`{PROGRAM} --help` says what it can do by hand.
+"""
+
+
+def main(argv: list[str], make_handlers: Callable[[], Handlers] | None = None) -> int:
+    """Do what the arguments say; return the exit code.
+
+    Takes over descriptors 0 and 1 and the signals of the process for good. `make_handlers` is called at the first
+    request, not before.
+    """
+    reporter = Reporter(trace=os.environ.get("THETA_TRACE", "") not in ("", "0"))
+    try:
+        return _main(argv, make_handlers or _pipelines, reporter)
+    except Exception as error:  # noqa: BLE001 - the outermost frame; what gets here is our bug, or the system's failure
+        reporter.error(error)
+        return 1
+
+
+def _main(argv: list[str], make_handlers: Callable[[], Handlers], reporter: Reporter) -> int:
+    match argv:
+        case ["--help" | "-h"]:
+            return _print(USAGE, reporter)
+        case ["--version"]:
+            return _print(f"{PROGRAM} {__version__}\n", reporter)
+        case [] if os.isatty(0):
+            reporter.text(SET_UP)
+            return 1
+        case [] | ["clean" | "smudge", _]:
+            pass
+        case _:
+            reporter.text(USAGE)
+            return 2
+    channel = Channel(*_take_descriptors())
+    signal.signal(signal.SIGTERM, _terminate)
+    with closing(_LazyHandlers(make_handlers)) as handlers:
+        if not argv:
+            return serve(channel, handlers, reporter)
+        from theta_daemon.daemon.once import answer_once
+        from theta_daemon.wire.events import Request
+
+        return answer_once(channel, handlers, Request(argv[0], os.fsencode(argv[1])), reporter)
+
+
+def run(make_handlers: Callable[[], Handlers] | None = None) -> NoReturn:
+    """Be the process: `main`, then the end."""
+    try:
+        code: object = main(sys.argv[1:], make_handlers)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except SystemExit as ended:
+        code = ended.code
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # closed from the start, or by now
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+
+class _LazyHandlers:
+    """Handlers that are made at the first request; making them may fail, and then fails that request."""
+
+    def __init__(self, make: Callable[[], Handlers]) -> None:
+        self._make = make
+        self._made: Handlers | None = None
+
+    def clean(self, path: bytes, content: Readable) -> Iterable[bytes | memoryview]:
+        return self._get().clean(path, content)
+
+    def smudge(
+        self, path: bytes, content: Readable, *, ref: str | None, treeish: str | None, blob: str | None
+    ) -> Iterable[bytes | memoryview]:
+        return self._get().smudge(path, content, ref=ref, treeish=treeish, blob=blob)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+    def _get(self) -> Handlers:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+
+def _pipelines() -> Handlers:
+    from theta_daemon.daemon.handlers import make_handlers  # and with it everything heavy
+
+    return make_handlers()
+
+
+def _take_descriptors() -> tuple[int, int]:
+    """Return descriptors for what were stdin and stdout; 0 is empty from now on, and 1 is stderr."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Closed by whoever started us: fill the place, or a file opened later would be taken for it. In the place of
+            # stdout one that cannot be written: replies must fail, not vanish.
+            os.open(os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY)
+    reading, writing = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return reading, writing
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # a second one does not wait for the clean-up of the first
+    raise SystemExit(128 + number)
+
+
+def _print(text: str, reporter: Reporter) -> int:
+    try:
+        Channel(0, 1).write([text.encode()])
+    except GitGone:
+        return GONE
+    except ChannelError as error:
+        reporter.error(error)
+        return error.exit_code
+    return 0

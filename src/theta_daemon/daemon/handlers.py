@@ -1,0 +1,71 @@
+"""What the daemon answers requests with: the pipelines, wired to one repository.
+
+Imported at the first request, after the handshake was answered: git waits for nothing heavy. The child
+processes that find the repository and its configuration run while the heavy modules are imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from theta_daemon import settings
+from theta_daemon.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from theta_daemon.formats.source import Readable
+    from theta_daemon.pipelines.services import Services
+
+
+class PipelineHandlers:
+    """Clean and smudge for one repository."""
+
+    def __init__(self, services: Services) -> None:
+        # Both at once: one process may do either, and each pulls in most of the other's modules.
+        from theta_daemon.pipelines.clean import clean
+        from theta_daemon.pipelines.smudge import smudge
+
+        self._services = services
+        self._clean = clean
+        self._smudge = smudge
+
+    def clean(self, path: bytes, content: Readable) -> Iterable[bytes | memoryview]:
+        """Return the metadata for a checkpoint."""
+        return self._clean(self._services, path, content)
+
+    def smudge(
+        self,
+        path: bytes,
+        content: Readable,
+        *,
+        ref: str | None = None,  # noqa: ARG002 - what the destination is; the next issues read ahead by it
+        treeish: str | None = None,  # noqa: ARG002
+        blob: str | None = None,  # noqa: ARG002
+    ) -> Iterator[bytes | memoryview]:
+        """Yield the checkpoint for metadata."""
+        return self._smudge(self._services, path, content)
+
+    def close(self) -> None:
+        """End the child process that reads the record."""
+        self._services.close()
+
+
+def make_handlers() -> PipelineHandlers:
+    """Open the repository of the current directory and environment.
+
+    Raises RepositoryError, ThetaError when there is none or its settings are wrong.
+    """
+    pending = settings.begin(os.environ, Path.cwd())
+    from theta_daemon.pipelines.services import open_services
+
+    return PipelineHandlers(open_services(pending.result(), _warn))
+
+
+def _warn(path: bytes, message: str) -> None:
+    line = " ".join(f"theta-daemon: warning: {printable(path)}: {message}".split())
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

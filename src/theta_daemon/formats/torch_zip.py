@@ -1,0 +1,259 @@
+"""Torch's zip format, read from a pipe, front to back (torch/serialization.py, caffe2/serialize/inline_container.cc).
+
+A torch zip holds the pickle `<archive>/data.pkl`, a record `<archive>/data/<key>` for each storage, and a few more.
+Torch writes it as a stream: local headers carry no sizes, data descriptors follow. So the pickle ends where a
+descriptor says, and a storage is as long as the pickle says. Files that begin in any other way (TorchScript, zips of
+other programs) are spooled first, for the directory at their end.
+
+Every record is a checksummed region; its CRC stands in its descriptor and in the directory, and all of them together in
+`.data/serialization_id`. Compressed and encrypted records, big-endian files and whatever else is not understood are
+bytes of the file: nothing is ever inflated. protocol/torch-zip.md has the rules.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from theta_daemon.errors import CheckpointError, TruncatedError
+from theta_daemon.formats import zip_records as zips
+from theta_daemon.formats.parts import (
+    Checksum,
+    CombinedChecksum,
+    Hole,
+    Literal,
+    RegionEnd,
+    RegionStart,
+    Tensors,
+)
+from theta_daemon.formats.source import PEEK_LIMIT
+from theta_daemon.formats.torch_canonical import canonical
+from theta_daemon.formats.torch_contents import Contents
+from theta_daemon.formats.zip_directory import MAX_TRAILER, read_directory, record_data
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from theta_daemon.formats.parts import Part
+    from theta_daemon.formats.source import Source
+    from theta_daemon.formats.zip_records import CentralHeader, LocalHeader
+
+__all__ = ["canonical", "read"]
+
+MAX_PICKLE = 1 << 29  # bytes of data.pkl, which is held in memory while it is read
+
+_WINDOWS = (1 << 8, 1 << 16, PEEK_LIMIT)  # how far ahead to look for the end of a small record
+_PIECE = 1 << 20
+_SERIALIZATION_ID = 40  # 20 digits from the records' names, 20 from their checksums
+_BIG_ENDIAN = b"big"
+_HINT = "fetch or save it again"
+
+
+def read(source: Source) -> Iterator[Part]:
+    """Yield the parts of a torch zip.
+
+    Raises CheckpointError for a zip that is no torch checkpoint, contradicts itself or its pickle (naming the
+    parameter where there is one), and TruncatedError for one that ends too early.
+    """
+    return _Reader(source).parts()
+
+
+class _Reader:
+    """Reads one file. `regions` has, by the offset of its local header, each record's region and length."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._archive = b""
+        self._contents: Contents | None = None
+        self._announced = False
+        self._names: set[bytes] = set()
+        self._regions: dict[int, tuple[int, int]] = {}
+        self._directory: dict[int, CentralHeader] | None = None
+
+    def parts(self) -> Iterator[Part]:
+        header = self._peek_header()
+        self._archive = header.name.partition(b"/")[0] + b"/"
+        if header.name != self._archive + b"data.pkl" or header.size is not None or not header.is_plain:
+            self._contents = self._look_ahead()
+        while self._source.peek(4) == zips.LOCAL:
+            yield from self._record(self._peek_header())
+        if self._contents is None:
+            raise CheckpointError("this zip is not a torch checkpoint: it holds no data.pkl")
+        yield from self._announce(self._contents)
+        self._contents.check_complete()
+        yield from self._end()
+
+    def _peek_header(self) -> LocalHeader:
+        length = zips.local_length(self._source.peek(zips.LOCAL_SIZE))
+        return zips.parse_local(self._source.peek(length))
+
+    def _look_ahead(self) -> Contents:
+        """Spool the file and return what its directory and its pickle say."""
+        tail = self._source.spool()
+        directory = read_directory(tail)
+        self._directory = directory.by_offset()
+        entries = directory.by_name()
+        pickle = entries.get(self._archive + b"data.pkl")
+        if pickle is None:
+            raise CheckpointError("this zip is not a torch checkpoint: it holds no data.pkl", hint=_NOT_TORCH)
+        if not pickle.is_plain:
+            return Contents.unread()
+        _require_sensible(pickle.size)
+        contents = Contents.read(record_data(tail, pickle), self._archive)
+        contents.keep_plain(entries)
+        return contents
+
+    def _announce(self, contents: Contents) -> Iterator[Part]:
+        if not self._announced:
+            self._announced = True
+            yield Tensors(contents.tensors)
+
+    # --- records --------------------------------------------------------------------------------
+
+    def _record(self, header: LocalHeader) -> Iterator[Part]:
+        name = header.name
+        if name in self._names:
+            raise zips.damaged(f"the zip holds {_text(name)} twice")
+        self._names.add(name)
+        offset = self._source.position
+        region = len(self._regions)
+        if self._contents is not None and self._contents.is_storage(name):
+            yield from self._announce(self._contents)
+        yield Literal(self._source.read(header.length))
+        yield RegionStart()
+        start = self._source.position
+        if self._contents is None and name == self._archive + b"data.pkl":
+            yield from self._pickle()
+        else:
+            yield from self._data(header, self._size(header, offset))
+        size = self._source.position - start
+        yield RegionEnd()
+        self._regions[offset] = region, size
+        if header.has_descriptor:
+            yield from self._descriptor(header, region, size)
+
+    def _pickle(self) -> Iterator[Part]:
+        data = bytearray()
+        while True:
+            window = self._source.peek(PEEK_LIMIT)
+            end = zips.find_descriptor(window, len(data), stored=True)
+            if end is not None:
+                break
+            if len(window) < PEEK_LIMIT:
+                raise TruncatedError("the file ends inside its data.pkl", hint=_HINT)
+            data += self._source.read(len(window) - zips.DESCRIPTOR_WINDOW)
+            _require_sensible(len(data))
+        data += self._source.read(end)
+        self._contents = Contents.read(bytes(data), self._archive)
+        for at in range(0, len(data), _PIECE):
+            yield Literal(bytes(data[at : at + _PIECE]))
+
+    def _data(self, header: LocalHeader, size: int) -> Iterator[Part]:
+        contents = self._contents
+        ranges = contents.take(header.name, size, is_plain=header.is_plain) if contents else []
+        start = self._source.position
+        for owned in ranges:
+            yield from self._literals(start + owned.start - self._source.position)
+            yield Hole(owned.index)
+        if header.name == self._archive + b".data/serialization_id" and size == _SERIALIZATION_ID:
+            half = _SERIALIZATION_ID // 2
+            yield Literal(self._source.read(half))
+            yield CombinedChecksum(self._source.read(half))
+        elif header.name == self._archive + b"byteorder" and size == len(_BIG_ENDIAN):
+            if contents is not None and not self._announced and self._source.peek(size) == _BIG_ENDIAN:
+                contents.forget()
+            yield from self._literals(size)
+        else:
+            yield from self._literals(start + size - self._source.position)
+
+    def _size(self, header: LocalHeader, offset: int) -> int:
+        """Return the length of a record's data: what its header, the directory, the pickle or a descriptor says."""
+        if header.size is not None:
+            return header.size
+        if self._directory is None and self._contents is not None:
+            nbytes = self._contents.storage_size(header.name)
+            if nbytes is not None:
+                return nbytes
+            for n in _WINDOWS:
+                size = zips.find_descriptor(self._source.peek(n), 0, stored=header.is_plain)
+                if size is not None:
+                    return size
+        if self._directory is None:
+            self._directory = read_directory(self._source.spool()).by_offset()
+        if offset not in self._directory:
+            raise zips.damaged(f"the zip's directory lacks {_text(header.name)}")
+        return self._directory[offset].size
+
+    def _descriptor(self, header: LocalHeader, region: int, size: int) -> Iterator[Part]:
+        window = self._source.peek(zips.DESCRIPTOR_WINDOW)
+        if len(window) < zips.DESCRIPTOR_WINDOW:
+            raise TruncatedError(f"the file ends behind {_text(header.name)}", hint=_HINT)
+        length = zips.descriptor_length(window, size, stored=header.is_plain)
+        if length is None:
+            parameter = self._contents.parameter_in(header.name) if self._contents else None
+            raise zips.damaged(f"{_text(header.name)} does not have the {size} bytes that it should have", parameter)
+        data = self._source.read(length)
+        yield Literal(data[:4])
+        yield Checksum(region, data[4:8])
+        yield Literal(data[8:])
+
+    # --- the directory and the end --------------------------------------------------------------
+
+    def _end(self) -> Iterator[Part]:
+        while True:
+            match self._source.peek(4):
+                case zips.CENTRAL:
+                    yield from self._central()
+                case zips.ZIP64_END:
+                    head = self._source.read(12)
+                    yield Literal(head)
+                    yield from self._literals(int.from_bytes(head[4:], "little"))
+                case zips.ZIP64_LOCATOR:
+                    yield Literal(self._source.read(zips.ZIP64_LOCATOR_SIZE))
+                case zips.END:
+                    break
+                case signature if len(signature) < 4:
+                    raise TruncatedError("the file ends before its zip structure does", hint=_HINT)
+                case _:
+                    raise zips.damaged(f"no part of a zip begins at {self._source.position}, where one should")
+        yield Literal(self._source.read(zips.END_SIZE))
+        trailer = 0
+        while piece := self._source.read_some(_PIECE):
+            trailer += len(piece)
+            if trailer > MAX_TRAILER:
+                raise zips.damaged(f"more than {MAX_TRAILER} bytes follow the end of the zip")
+            yield Literal(piece)
+
+    def _central(self) -> Iterator[Part]:
+        data = self._source.read(zips.central_length(self._source.peek(zips.CENTRAL_SIZE)))
+        header = zips.parse_central(data)
+        record = self._regions.get(header.offset)
+        if record is None:
+            yield Literal(data)
+            return
+        region, size = record
+        if header.size != size:
+            raise zips.damaged(f"the zip's directory gives {_text(header.name)} {header.size} bytes instead of {size}")
+        crc = zips.CENTRAL_CRC
+        yield Literal(data[:crc])
+        yield Checksum(region, data[crc : crc + 4])
+        yield Literal(data[crc + 4 :])
+
+    def _literals(self, n: int) -> Iterator[Part]:
+        while n:
+            piece = self._source.read_some(min(n, _PIECE))
+            if not piece:
+                raise TruncatedError(f"the file ends after {self._source.position} bytes, {n} too few", hint=_HINT)
+            n -= len(piece)
+            yield Literal(piece)
+
+
+_NOT_TORCH = "take the path out of .gitattributes, or save it with torch.save"
+
+
+def _require_sensible(pickle: int) -> None:
+    if pickle > MAX_PICKLE:
+        raise CheckpointError(f"data.pkl has more than {MAX_PICKLE} bytes", hint="keep data out of the checkpoint")
+
+
+def _text(name: bytes) -> str:
+    return repr(name[:100].decode("utf-8", "backslashreplace"))

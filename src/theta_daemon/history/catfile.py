@@ -1,0 +1,161 @@
+"""One `git cat-file --batch` child: reads metadata blobs by name, in any repository that git can read.
+
+git itself reads, because it alone knows every repository: split and sparse indexes, reftable, SHA-256, alternates,
+replaced objects. The child is started at the first question and lives until `forget`; when this process ends, however
+it does, the child's standard input closes and it ends too. It never fetches: what a partial clone does not hold is
+absent.
+
+Only metadata is asked for, so a blob that does not begin like JSON is absent as well, and a checkpoint that was
+committed raw is neither held in memory nor read to its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+import threading
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, cast
+
+from theta_daemon import gitcmd
+from theta_daemon.errors import RepositoryError, printable
+
+if TYPE_CHECKING:
+    from theta_daemon.settings import Settings
+
+LIMIT = 256 << 20  # bytes of a metadata blob: more than 500 000 parameter groups
+_HEAD = 64  # bytes that show whether a blob may be metadata
+_DRAINED = 1 << 20  # up to this size reading what is not wanted costs less than starting git anew
+FOUND = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) ([a-z]+) ([0-9]{1,18})\n")
+
+# Both, because git before 2.45 (unless its distributor added it) does not know the first.
+_NO_FETCH = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A blob's id, in hexadecimal, and all its bytes."""
+
+    id: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    child: gitcmd.Child
+    questions: IO[bytes]
+    answers: IO[bytes]
+    said: IO[bytes]  # a file, because a pipe that nobody reads could fill
+
+
+def local_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment for children that must not fetch what a partial clone lacks."""
+    return {**settings.child_environment, **_NO_FETCH}
+
+
+def begins_like_json(head: bytes) -> bool:
+    """Tell whether a file that begins with `head` may be metadata: a JSON object."""
+    return head.lstrip(b" \t\r\n").startswith(b"{")
+
+
+class CatFile:
+    """Reads blobs through one child; may be used from any thread, one question at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._running: _Running | None = None
+
+    def metadata(self, name: bytes, seen: set[str] | None = None) -> Blob | None:
+        """Return the blob that `name` (gitrevisions(7), without line breaks) stands for.
+
+        None where there is no such object here, where it is no blob, where it does not begin like JSON or is larger
+        than LIMIT, and where its id is in `seen`, to which it is added.
+        Raises RepositoryError when git fails.
+        """
+        with self._lock:
+            running = self._running = self._running or self._start()
+            in_step = False
+            try:
+                running.questions.write(name + b"\n")
+                running.questions.flush()
+                blob, in_step = _answer(name, running.answers, set() if seen is None else seen)
+            except (BrokenPipeError, EOFError):
+                _explain_end(running)
+                blob = None
+            finally:
+                if not in_step:
+                    self._stop()
+            return blob
+
+    def forget(self) -> None:
+        """End the child, and with it what it remembers of the index; the next question starts another."""
+        with self._lock:
+            self._stop()
+
+    def _start(self) -> _Running:
+        said = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            child = gitcmd.start(
+                ["cat-file", "--batch"],
+                local_environment(self._settings),
+                self._settings.directory,
+                stdin=gitcmd.PIPE,
+                stderr=said,
+            )
+        except RepositoryError:
+            said.close()
+            raise
+        return _Running(child, cast("IO[bytes]", child.stdin), cast("IO[bytes]", child.stdout), said)
+
+    def _stop(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.child.kill()  # it only reads: there is nothing it could leave half done
+            running.said.close()
+            with contextlib.suppress(BrokenPipeError), running.child:
+                pass  # closes the pipes and waits
+
+
+def _answer(name: bytes, answers: IO[bytes], seen: set[str]) -> tuple[Blob | None, bool]:
+    """Read the answer to `name`; return what `metadata` returns, and whether the answer was read to its end.
+
+    Raises EOFError where the child ended in between, RepositoryError for an answer that git does not give.
+    """
+    header = answers.readline()
+    if not header.endswith(b"\n"):
+        raise EOFError
+    found = FOUND.fullmatch(header)
+    if found is None:
+        if header.startswith(name + b" ") or header.endswith(b" submodule\n"):  # "<name> missing", "<name> ambiguous"
+            return None, True
+        raise RepositoryError(f"git cat-file answered {printable(header[:100])!r} to {printable(name)!r}")
+    blob, kind, size = found[1].decode("ascii"), found[2], int(found[3])
+    wanted = kind == b"blob" and size <= LIMIT and blob not in seen
+    seen.add(blob)
+    head = b""
+    if wanted:  # git prints the header before it reads the object, so what is not wanted costs nothing up to here
+        head = _exactly(answers, min(size, _HEAD))
+        wanted = begins_like_json(head)
+    if not wanted and size > _DRAINED:
+        return None, False
+    rest = _exactly(answers, size - len(head) + 1)  # and the line break behind every object
+    return (Blob(blob, head + rest[:-1]) if wanted else None), True
+
+
+def _explain_end(running: _Running) -> None:
+    """Raise RepositoryError for a child that ended, unless it did so for an object that it may not fetch."""
+    running.child.kill()
+    code = running.child.wait()
+    running.said.seek(0)
+    said = running.said.read(1 << 16)
+    if b"promisor" not in said:
+        raise gitcmd.failure("git cat-file", code, said)
+
+
+def _exactly(answers: IO[bytes], size: int) -> bytes:
+    data = answers.read(size)
+    if len(data) != size:
+        raise EOFError
+    return data

@@ -1,0 +1,127 @@
+"""Metadata in the history: what a commit changed, and what a range of commits brought.
+
+Asked by the hooks: after a commit and before a push. git walks, as it alone can read every repository (partial and
+shallow clones, SHA-256, reftable). Nothing is fetched; what a partial clone does not hold came from its remote.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, cast
+
+from theta_daemon import gitcmd
+from theta_daemon.errors import RepositoryError
+from theta_daemon.history.catfile import FOUND, LIMIT, Blob, CatFile, local_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from theta_daemon.settings import Settings
+
+_MARKS = (b'"lfs_metadata"', b'"theta_daemon"')
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A path whose metadata a commit added or changed; `old` is None where there was none before."""
+
+    path: bytes
+    old: Blob | None
+    new: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Metadata in a range of commits. `path` is one path that has it, for messages: a line break cuts it off."""
+
+    path: bytes
+    blob: str
+    data: bytes
+
+
+class Commits:
+    """Reads the history of one repository. May be used from any thread; call `close` at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._cat_file = CatFile(settings)
+
+    def close(self) -> None:
+        """End the child process."""
+        self._cat_file.forget()
+
+    def changed(self, commit: str) -> Iterator[Change]:
+        """Yield the metadata that `commit` (any revision) added or changed against its first parent, by path.
+
+        Raises RepositoryError where there is no such commit.
+        """
+        new, parent = self._objects([f"{commit}^{{commit}}", f"{commit}^1"])
+        if new is None:
+            raise RepositoryError(f"there is no commit {commit!r} in this repository")
+        trees = ["--root", new] if parent is None else [parent, new]
+        out = self._git(["diff-tree", "-r", "-z", "--no-renames", "--no-commit-id", "--diff-filter=AMT", *trees])
+        fields = out.split(b"\0")
+        for facts, path in zip(fields[0:-1:2], fields[1::2], strict=True):
+            _, _, old_id, new_id, _ = facts.split(b" ")
+            blob = self._metadata(new_id)
+            if blob is not None:
+                yield Change(path, self._metadata(old_id) if old_id.strip(b"0") else None, blob)
+
+    def in_range(self, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Found]:
+        """Yield every metadata blob, once, of commits reachable from `include` but not from `exclude`, merges too.
+
+        Revisions in `exclude` that do not exist here are ignored. What an excluded commit holds may be yielded
+        again where it came back later. Raises RepositoryError where a revision of `include` does not exist.
+        """
+        wanted, unwanted = self._objects(include), self._objects(exclude)
+        for revision, found in zip(include, wanted, strict=True):
+            if found is None:
+                raise RepositoryError(f"there is no {revision!r} in this repository")
+        for path, blob in self._blobs([*filter(None, wanted), *(f"^{found}" for found in unwanted if found)]):
+            data = self._metadata(blob)
+            if data is not None:
+                yield Found(path, data.id, data.data)
+
+    def _metadata(self, blob: bytes) -> Blob | None:
+        found = self._cat_file.metadata(blob)
+        return found if found is not None and any(mark in found.data for mark in _MARKS) else None
+
+    def _git(self, arguments: list[str], given: bytes = b"") -> bytes:
+        return gitcmd.output(arguments, local_environment(self._settings), self._settings.directory, given)
+
+    def _objects(self, revisions: Sequence[str]) -> list[str | None]:
+        """Return the id of the object that each of `revisions` names, None where there is none."""
+        for revision in revisions:
+            if not revision or "\n" in revision:
+                raise RepositoryError(f"{revision!r} is no revision")
+        given = "".join(f"{revision}\n" for revision in revisions)
+        answers = self._git(["cat-file", "--batch-check"], os.fsencode(given)).splitlines(keepends=True)
+        found = [FOUND.fullmatch(answer) for answer in answers]
+        return [match and match[1].decode("ascii") for match in found]
+
+    def _blobs(self, revisions: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
+        """Yield path and id of every blob that a walk from `revisions` (`^` excludes) finds here, LIMIT bytes at most.
+
+        Two processes, one feeding the other: git rev-list walks, git cat-file tells blobs from trees.
+        """
+        environment, directory = local_environment(self._settings), self._settings.directory
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
+            given.write("".join(f"{revision}\n" for revision in revisions).encode("ascii"))
+            given.seek(0)
+            walk = ["rev-list", "--objects", "--missing=allow-promisor", "--stdin"]
+            tell = ["cat-file", "--batch-check=%(objecttype) %(objectsize) %(objectname) %(rest)", "--buffer"]
+            walking = gitcmd.start(walk, environment, directory, stdin=given, stderr=said)
+            with walking, cast("IO[bytes]", walking.stdout) as objects:
+                telling = gitcmd.start(tell, environment, directory, stdin=objects, stderr=said)
+                objects.close()  # so that an end of the second is the end of the first
+                with telling, cast("IO[bytes]", telling.stdout) as lines:
+                    for line in lines:
+                        kind, size, blob, path = line.removesuffix(b"\n").split(b" ", 3)
+                        if kind == b"blob" and int(size) <= LIMIT:
+                            yield path, blob
+            for child, name in ((walking, "git rev-list"), (telling, "git cat-file")):
+                if child.returncode != 0:
+                    said.seek(0)
+                    raise gitcmd.failure(name, child.returncode, said.read(1 << 16))

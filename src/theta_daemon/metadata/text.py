@@ -1,0 +1,189 @@
+"""The metadata file as bytes: `parse` and `serialize`, and `kind`, which tells it from what else git may hold.
+
+`serialize` is the one encoding of a `Metadata`, and exactly git-theta's: JSON with 4 spaces, ASCII, names nested by
+their components and sorted as tuples, no newline at the end. `parse` takes any spacing and order, because people and
+merges edit these files, but nothing else: every other difference is an error. The bytes are hostile. The form is
+defined in protocol/metadata.md.
+
+No numpy here: git's handshake is answered before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+from typing import TYPE_CHECKING, NoReturn
+
+from theta_daemon.errors import ConflictError, MetadataError, ThetaError
+from theta_daemon.metadata import fields, render
+from theta_daemon.metadata.entries import Metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from theta_daemon.metadata.entries import Name
+
+MAX_SIZE = 256 << 20
+"""Bytes of the largest metadata: some 200 000 parameter groups."""
+
+
+class Kind(enum.Enum):
+    """What the content of a file is to us."""
+
+    METADATA = "metadata"
+    CONFLICT = "conflict"  # metadata in which a merge left conflict markers
+    OTHER = "other"
+
+
+_START = re.compile(rb'[ \t\r\n]*(?:\{[ \t\r\n]*(?:["}]|<{7})|<{7})')
+_SNIFF = 4096
+_MARKERS = [re.compile(rb"^" + mark + rb"{7,}(?: .*)?\r?$", re.MULTILINE) for mark in (b"<", b"=", b">")]
+_KEYS = [f'"{key}"'.encode() for key in (fields.TENSOR, fields.LFS, fields.THETA, fields.OURS)]
+_MAX_DIGITS = 20  # of a 64-bit integer and its sign
+
+
+def kind(data: bytes) -> Kind:
+    """Tell what `data`, the whole content of a file, is.
+
+    METADATA is a JSON object that holds an entry or a file entry, or nothing (a model without parameters); `parse` may
+    still find fault with it. CONFLICT has a line of each conflict marker (also diff3 and zdiff3, also CRLF). Cheap for
+    everything else: the first bytes decide, so they alone are enough to rule metadata out.
+    """
+    if not _START.match(data) or b"\0" in data[:_SNIFF]:  # the length before a safetensors header may begin like JSON
+        return Kind.OTHER
+    if len(data) <= MAX_SIZE:
+        try:
+            tree = json.loads(data.decode(), parse_int=str)  # int() takes quadratic time
+        except (ValueError, RecursionError):
+            tree = None
+        if isinstance(tree, dict) and (not tree or _file_key(tree) is not None or _holds_entry(tree)):
+            return Kind.METADATA
+    return Kind.CONFLICT if _in_conflict(data) else Kind.OTHER
+
+
+def parse(data: bytes) -> Metadata:
+    """Return what the metadata file `data` says, its entries sorted by name.
+
+    Raises ConflictError for conflict markers, UnsupportedError for what a newer version wrote, MetadataError for
+    everything else that is not well-formed; they name the parameter where there is one.
+    """
+    tree = _load(data)
+    file_key = _file_key(tree)
+    file = None if file_key is None else fields.file_entry(tree.pop(file_key))
+    entries = {}
+    for name, value in _flatten(tree):
+        try:
+            entries[name] = fields.entry(value)
+        except ThetaError as error:
+            error.at(parameter=_label(name))
+            raise
+    return Metadata({name: entries[name] for name in sorted(entries)}, file)
+
+
+def serialize(metadata: Metadata) -> bytes:
+    """Return the one encoding of `metadata`: `parse` of it gives an equal value.
+
+    Raises MetadataError where it would be larger than `MAX_SIZE`, ValueError for names that `names.assign` does not
+    make.
+    """
+    pieces, size = [], 0
+    for piece in render.pieces(metadata):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_SIZE:
+            raise MetadataError(
+                f"the metadata of {len(metadata.entries)} parameters would be larger than {MAX_SIZE >> 20} MiB",
+                hint="split the checkpoint into several files",
+            )
+    return "".join(pieces).encode("ascii")
+
+
+def _load(data: bytes) -> dict[str, object]:
+    if len(data) > MAX_SIZE:
+        raise MetadataError(f"the metadata is larger than {MAX_SIZE >> 20} MiB")
+    try:
+        tree = json.loads(
+            data.decode(),
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_no_number,
+            parse_constant=_no_number,
+        )
+    except RecursionError:
+        raise MetadataError("the metadata is nested too deeply") from None
+    except ValueError as error:
+        if _in_conflict(data):
+            raise ConflictError(
+                "the metadata holds conflict markers", hint="resolve the conflict, or take one side, and add it again"
+            ) from None
+        raise MetadataError(f"the metadata is not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise MetadataError("the metadata is not a JSON object")
+    return tree
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise MetadataError(f"the metadata has the key {_label((key,))!r} twice in one object")
+            seen.add(key)
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:  # before int() spends quadratic time
+        raise MetadataError(f"the metadata holds an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise MetadataError(f"the metadata holds the number {text[:_MAX_DIGITS]}, where only integers are allowed")
+
+
+def _in_conflict(data: bytes) -> bool:
+    return all(marker.search(data) for marker in _MARKERS) and any(key in data for key in _KEYS)
+
+
+def _file_key(tree: dict[str, object]) -> str | None:
+    """Return the top-level key of the file entry: the first of theta_daemon, theta_daemon~, ... without parameters."""
+    key = fields.OURS
+    while key in tree:
+        if not _holds_entry(tree[key]):
+            return key
+        key += "~"
+    return None
+
+
+def _holds_entry(value: object) -> bool:
+    pending = [value]
+    while pending:
+        inner = pending.pop()
+        if isinstance(inner, dict):
+            if fields.LFS in inner:
+                return True
+            pending.extend(inner.values())
+    return False
+
+
+def _flatten(tree: dict[str, object]) -> Iterator[tuple[Name, object]]:
+    """Yield every entry with its name, in no particular order."""
+    pending: list[tuple[Name, object]] = [((key,), value) for key, value in tree.items()]
+    while pending:
+        name, value = pending.pop()
+        if not isinstance(value, dict) or not value:
+            raise MetadataError("this is neither an entry nor an object with entries", parameter=_label(name))
+        if fields.LFS in value:
+            yield name, value
+        elif len(name) == fields.MAX_DEPTH:
+            raise MetadataError("the metadata is nested too deeply", parameter=_label(name))
+        else:
+            pending.extend(((*name, key), below) for key, below in value.items())
+
+
+def _label(name: Iterable[str]) -> str:
+    text = "/".join(name)
+    return text if len(text) <= 200 else f"{text[:200]}..."

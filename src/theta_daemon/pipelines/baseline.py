@@ -1,0 +1,118 @@
+"""What clean compares a checkpoint with: the record of its path, read only as far as needed.
+
+Clean asks two questions. For each parameter group, in the workers: does the record hold this value under
+this name? Then for the whole file: is it exactly what smudge would make of an earlier metadata? Both go through the
+candidates in the record's order and take the first that is equal, so the answer depends on the content
+and the record alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from theta_daemon.errors import ThetaError
+from theta_daemon.metadata import text
+from theta_daemon.pipelines.skeleton import skeleton
+from theta_daemon.pipelines.value import stored_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from theta_daemon.metadata.entries import Entry, FileEntry, Metadata, Name
+    from theta_daemon.pipelines.services import Services
+
+
+class Baseline:
+    """The earlier metadata of one path; safe to use from the workers."""
+
+    def __init__(self, services: Services, path: bytes) -> None:
+        self._services = services
+        self._path = path
+        self._known: list[tuple[bytes, Metadata]] = []
+        self._more = self._read()
+        self._lock = threading.Lock()
+
+    @property
+    def compatible(self) -> bool:
+        """Whether new entries must suit git-theta (its LSH): by setting, or because it wrote the path's latest record."""
+        setting = self._services.settings.compatible
+        if setting != "auto":
+            return setting == "true"
+        latest = self._at(0)
+        if latest is None:
+            return False
+        metadata = latest[1]
+        return metadata.file is None or any(any(entry.hash) for entry in metadata.entries.values())
+
+    def find(self, name: Name, dtype: str, shape: tuple[int, ...], digest: str) -> Entry | None:
+        """Return the first entry of the record under `name` that holds the value with `digest`."""
+        for _, metadata in self._all():
+            entry = metadata.entries.get(name)
+            if entry is not None and self._holds(entry, dtype, shape, digest):
+                return entry
+        return None
+
+    def whole(self, groups: Mapping[Name, tuple[str, tuple[int, ...], str]], file: FileEntry) -> bytes | None:
+        """Return the first earlier metadata, as it stands, whose whole file is this one.
+
+        `groups` gives dtype, shape and digest of every parameter group, `file` the layout of the content.
+        """
+        for data, metadata in self._all():
+            if metadata.entries.keys() != groups.keys():
+                continue
+            if not all(_may_hold(entry, *groups[name]) for name, entry in metadata.entries.items()):
+                continue
+            if metadata.file != file and not self._same_skeleton(metadata, file):
+                continue
+            if all(self._holds(entry, *groups[name]) for name, entry in metadata.entries.items()):
+                return data
+        return None
+
+    def _same_skeleton(self, metadata: Metadata, file: FileEntry) -> bool:
+        """Tell whether smudge would make this layout of `metadata`, though it does not name it."""
+        try:
+            return skeleton(self._services, self._path, metadata, quiet=True).file_entry() == file
+        except ThetaError:
+            return False  # a record that cannot be smudged here cannot be what this content came from
+
+    def _holds(self, entry: Entry, dtype: str, shape: tuple[int, ...], digest: str) -> bool:
+        if not _may_hold(entry, dtype, shape, digest):
+            return False
+        return entry.digest is not None or stored_digest(self._services, entry) == digest
+
+    def _all(self) -> Iterator[tuple[bytes, Metadata]]:
+        index = 0
+        while (known := self._at(index)) is not None:
+            yield known
+            index += 1
+
+    def _at(self, index: int) -> tuple[bytes, Metadata] | None:
+        with self._lock:
+            while len(self._known) <= index:
+                found = next(self._more, None)
+                if found is None:
+                    return None
+                self._known.append(found)
+            return self._known[index]
+
+    def _read(self) -> Iterator[tuple[bytes, Metadata]]:
+        seen: set[bytes] = set()
+        for data in self._blobs():
+            if data in seen:
+                continue
+            seen.add(data)
+            try:
+                yield data, text.parse(data)
+            except ThetaError:
+                continue  # raw content or conflict markers: no earlier version of anything
+
+    def _blobs(self) -> Iterator[bytes]:
+        yield from self._services.recent.of(self._path)
+        for candidate in self._services.record.candidates(self._path):
+            yield candidate.data
+
+
+def _may_hold(entry: Entry, dtype: str, shape: tuple[int, ...], digest: str) -> bool:
+    """Tell by the entry alone whether it can hold the value; it surely does when it carries a digest."""
+    return (entry.dtype, entry.shape) == (dtype, shape) and entry.digest in (None, digest)

@@ -1,0 +1,213 @@
+"""One parameter group on its way into the store.
+
+The reading thread fills a buffer from git's pipe and hands it over; a worker brings it into logical order, hashes
+it, and asks the record. Only a group that the record does not hold is encoded and written: large ones chunk by
+chunk, side by side. A group larger than its share of the memory budget goes through an unlinked temporary file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_all
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from theta_daemon import dtypes
+from theta_daemon.errors import CheckpointError, RepositoryError
+from theta_daemon.metadata import lsh
+from theta_daemon.metadata.digest import digest as digest_of
+from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry
+from theta_daemon.pipelines.order import to_logical
+from theta_daemon.pipelines.value import parameter_name, remember
+from theta_daemon.store import payload as payloads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import IO
+
+    from theta_daemon.formats.parts import Tensor
+    from theta_daemon.formats.source import Source
+    from theta_daemon.metadata.entries import Name
+    from theta_daemon.pipelines.baseline import Baseline
+    from theta_daemon.pipelines.services import Services
+
+_STEP = 1 << 20  # bytes read and checksummed at a time: they stay in the processor's cache
+_BUDGET_SHARE = 4  # a group may hold this fraction of the budget in memory; it and its encoded form fit then
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A group that is safe in the store: its metadata entry and the digest of its value."""
+
+    entry: Entry
+    digest: str
+
+
+class GroupStore:
+    """Reads parameter groups and stores them in the workers, within the pool's budget."""
+
+    def __init__(self, services: Services, baseline: Baseline) -> None:
+        self._services = services
+        self._baseline = baseline
+        self._futures: dict[int, Future[Stored]] = {}
+        self._failed: list[BaseException] = []
+        self._in_memory = services.settings.memory_limit // _BUDGET_SHARE
+
+    def read(
+        self, index: int, name: Name, tensor: Tensor, source: Source, seen: Callable[[memoryview], None]
+    ) -> None:
+        """Take the group's bytes from `source`, showing each piece to `seen`, and hand them to the workers.
+
+        Raises TruncatedError when the source ends early, and whatever an earlier group met in the workers.
+        """
+        if self._failed:
+            raise self._failed[0]
+        size = dtypes.nbytes(tensor.dtype, tensor.shape)
+        try:
+            if size > self._in_memory:
+                self._start(index, name, tensor, self._spooled(source, size, seen), _STEP, _nothing)
+                return
+            weight = 2 * size  # the value and its encoded form
+            budget = self._services.pool.budget
+            budget.acquire(weight)
+            buffer = self._services.buffers.take(size)
+            done = self._giver(buffer, weight)
+            try:
+                for start in range(0, size, _STEP):
+                    piece = buffer[start : start + _STEP]
+                    source.readinto(piece)
+                    seen(piece)
+            except BaseException:
+                done()
+                raise
+        except CheckpointError as error:
+            raise error.at(parameter=parameter_name(name))
+        self._start(index, name, tensor, buffer, weight, done)
+
+    def results(self) -> dict[int, Stored]:
+        """Wait for every group; raises the first failure, in file order."""
+        return {index: future.result() for index, future in self._futures.items()}
+
+    def close(self) -> None:
+        """Wait until no worker uses a buffer any more."""
+        wait_all(self._futures.values())
+
+    def _giver(self, buffer: memoryview, weight: int) -> Callable[[], None]:
+        def give() -> None:
+            self._services.buffers.give(buffer)
+            self._services.pool.budget.release(weight)
+
+        return give
+
+    def _spooled(self, source: Source, size: int, seen: Callable[[memoryview], None]) -> memoryview:
+        """Return a large group mapped from an unlinked file, which grows only with the bytes that really arrive."""
+        step = memoryview(bytearray(_STEP))
+        try:
+            with _unlinked(self._services.settings.temporary) as file:
+                left = size
+                while left:
+                    piece = step[: min(left, _STEP)]
+                    source.readinto(piece)
+                    seen(piece)
+                    file.write(piece)
+                    left -= len(piece)
+                return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
+        except OSError as error:
+            raise RepositoryError(
+                f"cannot spool a parameter group of {size} bytes: {error.strerror}",
+                hint="make room, or raise theta.memoryLimit",
+            ) from error
+
+    def _start(
+        self, index: int, name: Name, tensor: Tensor, raw: memoryview, weight: int, done: Callable[[], None]
+    ) -> None:
+        future: Future[Stored] = Future()
+        future.set_running_or_notify_cancel()
+
+        def finished(result: Future[Stored]) -> None:
+            done()
+            error = result.exception()
+            if error is not None:
+                self._failed.append(error)
+
+        future.add_done_callback(finished)
+        self._futures[index] = future
+        task = _Group(self._services, self._baseline, name, tensor, raw, future)
+        self._services.pool.submit(task.run)
+
+
+def _unlinked(directory: Path) -> IO[bytes]:
+    directory.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile(dir=directory, buffering=0)
+
+
+def _nothing() -> None:
+    """Nothing to give back."""
+
+
+class _Group:
+    """The steps of one group in the workers; the last one resolves `future`."""
+
+    def __init__(
+        self,
+        services: Services,
+        baseline: Baseline,
+        name: Name,
+        tensor: Tensor,
+        raw: memoryview,
+        future: Future[Stored],
+    ) -> None:
+        self._services = services
+        self._baseline = baseline
+        self._name = name
+        self._tensor = tensor
+        self._raw = raw
+        self._future = future
+
+    def run(self) -> None:
+        try:
+            self._compare()
+        except BaseException as error:  # noqa: BLE001 - it travels to the waiting thread
+            self._future.set_exception(error)
+
+    def _compare(self) -> None:
+        tensor = self._tensor
+        raw = to_logical(self._raw, tensor.dtype, tensor.shape, tensor.axes)
+        digest = digest_of(raw)
+        known = self._baseline.find(self._name, tensor.dtype, tensor.shape, digest)
+        if known is not None and self._services.store.contains(known.oid, known.size):
+            self._future.set_result(Stored(known, digest))
+            return
+        # Unknown, or known but gone from the stores: encoding it again heals the store where the object comes out the same.
+        plan = payloads.chunk_plan(tensor.dtype, tensor.shape, self._services.codec)
+        slices = plan.slices
+        chunks: list[payloads.Piece] = [b""] * len(slices)
+
+        def encode(at: int) -> None:
+            chunks[at] = payloads.encode_chunk(raw[slices[at]], plan)
+
+        def write() -> Stored:
+            ref = self._services.store.write(payloads.assemble(plan, chunks))
+            if known is not None:
+                return Stored(known, digest)
+            entry = Entry(
+                shape=tensor.shape,
+                dtype=tensor.dtype,
+                hash=NO_HASH,
+                version=LFS_VERSION,
+                oid=ref.oid,
+                size=ref.size,
+                update_type="dense",
+                last_commit=None,
+                digest=digest,
+            )
+            if self._baseline.compatible:
+                entry = replace(entry, hash=lsh.signature(raw, tensor.dtype))
+                remember(self._services, entry, digest)
+            return Stored(entry, digest)
+
+        parts = [lambda at=at: encode(at) for at in range(len(slices))]
+        self._services.pool.fan_out(parts, write, into=self._future)

@@ -1,0 +1,33 @@
+"""The two orders of a parameter group's bytes: logical (C order of its shape) and as the file stores it.
+
+Only permuted tensors (`.t()`, channels last) differ; everything else passes through without a copy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from theta_daemon.dtypes import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CARRIERS = {8: "u1", 16: "u2", 32: "u4", 64: "u8", 128: "c16"}  # copied as they are, never computed with
+
+
+def to_logical(stored: memoryview, dtype: str, shape: Sequence[int], axes: Sequence[int] | None) -> memoryview:
+    """Return the logical bytes of a group stored as `value.transpose(axes)` in C order."""
+    if axes is None:
+        return stored
+    array = np.frombuffer(stored, _CARRIERS[DTYPES[dtype].bits]).reshape([shape[axis] for axis in axes])
+    return memoryview(np.ascontiguousarray(array.transpose(np.argsort(axes)))).cast("B")
+
+
+def to_stored(logical: memoryview, dtype: str, shape: Sequence[int], axes: Sequence[int] | None) -> memoryview:
+    """Return the bytes of `value.transpose(axes)` in C order: the inverse of `to_logical`."""
+    if axes is None:
+        return logical
+    array = np.frombuffer(logical, _CARRIERS[DTYPES[dtype].bits]).reshape(shape)
+    return memoryview(np.ascontiguousarray(array.transpose(axes))).cast("B")

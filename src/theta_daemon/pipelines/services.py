@@ -1,0 +1,95 @@
+"""What the pipelines need of the world, in one frozen object.
+
+Built once by whoever owns the process (daemon, cli, tests); the pipelines read no environment and hold no
+descriptor of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from theta_daemon.cache.memo import Memo
+    from theta_daemon.cache.recent import Recent
+    from theta_daemon.settings import Settings
+    from theta_daemon.store.objects import ObjectStore
+    from theta_daemon.store.codec import Codec
+    from theta_daemon.workers.buffers import Buffers
+    from theta_daemon.workers.pool import Pool
+
+_RECENT_LIMIT = 64 << 20
+
+
+class Candidate(Protocol):
+    """One earlier content of a path: where it was found, and the bytes git holds for it."""
+
+    @property
+    def origin(self) -> str:
+        """Where it was found: an index stage or a commit."""
+
+    @property
+    def data(self) -> bytes:
+        """The blob."""
+
+
+class Record(Protocol):
+    """The earlier contents of a path, in the order in which clean compares with them."""
+
+    def candidates(self, path: bytes) -> Iterator[Candidate]:
+        """Yield them lazily, each blob once."""
+
+    def close(self) -> None:
+        """End what reads them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts below the pipelines, wired together for one repository."""
+
+    settings: Settings
+    store: ObjectStore
+    record: Record
+    memo: Memo
+    recent: Recent
+    pool: Pool
+    buffers: Buffers
+    codec: Codec
+    warn: Callable[[bytes, str], None] = field(repr=False)
+
+    def close(self) -> None:
+        """Give back what would outlive the process."""
+        self.pool.close()
+        self.memo.flush()
+        self.record.close()
+
+
+def open_services(settings: Settings, warn: Callable[[bytes, str], None]) -> Services:
+    """Wire the parts together for the repository of `settings`; nothing is opened or written yet."""
+    from theta_daemon.cache.memo import Memo
+    from theta_daemon.cache.recent import Recent
+    from theta_daemon.history.record import GitRecord
+    from theta_daemon.store import codec
+    from theta_daemon.store.objects import ObjectStore
+    from theta_daemon.workers.buffers import Buffers
+    from theta_daemon.workers.pool import Pool
+
+    return Services(
+        settings=settings,
+        store=ObjectStore(
+            settings.lfs_objects,
+            settings.theta_dir / "objects",
+            settings.temporary,
+            alternates=settings.alternates,
+            fsync=settings.fsync,
+        ),
+        record=GitRecord(settings),
+        memo=Memo(settings.theta_dir / "memo"),
+        recent=Recent(_RECENT_LIMIT),
+        pool=Pool(settings.workers, settings.memory_limit),
+        buffers=Buffers(settings.memory_limit // 4),
+        codec=codec.DEFAULT,
+        warn=warn,
+    )

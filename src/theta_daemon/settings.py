@@ -1,0 +1,229 @@
+"""Settings: what the environment and git's configuration say, read once and frozen.
+
+The only reader of either. A program hands in its environment and its directory (`begin`, or `load` for both steps
+at once); everything below takes what it needs from the frozen `Settings`. git itself says where the repository is
+(`git rev-parse`) and what its configuration holds (`git config`), so that GIT_DIR, linked worktrees, submodules,
+includes and `git -c` mean here what they mean to git. A value that cannot be understood is a RepositoryError that names
+it and the place where it stands; keys of ours that are not known are ignored, as git ignores keys of newer versions.
+
+Environment read here:
+    THETA_TRACE                        a git boolean: say on standard error what is done
+    GIT_THETA_CHECKPOINT_TYPE          git-theta's name of the format of files that have no layout
+    GIT_INDEX_FILE                     by way of `git rev-parse --git-path index`
+    GIT_ALTERNATE_OBJECT_DIRECTORIES   as git reads it
+and by git for us: GIT_DIR, GIT_WORK_TREE, GIT_COMMON_DIR, GIT_OBJECT_DIRECTORY, GIT_CONFIG_*, HOME, ...
+
+Git configuration read here: theta.compatible, theta.workers, theta.memoryLimit, lfs.storage, core.fsync,
+core.fsyncObjectFiles.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from theta_daemon import alternates, gitcmd, gitconfig, machine
+from theta_daemon.errors import RepositoryError, UnsupportedError
+from theta_daemon.gitconfig import Config, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Compatible = Literal["auto", "true", "false"]
+
+MAX_WORKERS = 1024
+MAX_MEMORY = 1 << 62
+
+# git-theta 0.2.0's entry points (group git_theta.plugins.checkpoints) that name a format of ours.
+_FORMATS = {
+    "pytorch": "torch-zip",
+    "pickled-dict": "torch-zip",
+    "safetensors": "safetensors",
+    "safetensors-checkpoint": "safetensors",
+}
+
+# Variables that change what a child git means by its arguments, or make it refuse to run.
+_NOT_FOR_CHILDREN = (
+    "GIT_CONFIG",  # `git config` alone would read another file
+    "GIT_LITERAL_PATHSPECS",
+    "GIT_GLOB_PATHSPECS",
+    "GIT_NOGLOB_PATHSPECS",
+    "GIT_ICASE_PATHSPECS",
+    "GIT_INTERNAL_SUPER_PREFIX",  # set below `git checkout --recurse-submodules`; most commands die of it
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that depends on the environment, the directory, and git's configuration.
+
+    All paths are absolute. `directory` is where child git processes run, with `child_environment` and nothing else.
+    `alternates` are existing directories that hold LFS objects of other repositories, nearest first, each once.
+    `memory_limit` is in bytes. `fsync` tells whether git would flush a loose object to disk before it is there.
+    """
+
+    directory: Path
+    git_dir: Path
+    common_dir: Path
+    work_tree: Path | None
+    index_file: Path
+    lfs_storage: Path
+    alternates: tuple[Path, ...]
+    compatible: Compatible
+    fsync: bool
+    checkpoint_type: str | None
+    workers: int
+    memory_limit: int
+    trace: bool
+    child_environment: Mapping[str, str]
+
+    @property
+    def theta_dir(self) -> Path:
+        """The directory of everything that is ours in this repository, all its worktrees together."""
+        return self.common_dir / "theta"
+
+    @property
+    def temporary(self) -> Path:
+        """The directory of files that are not whole yet, and of spooled content; made when it is needed."""
+        return self.theta_dir / "tmp"
+
+    @property
+    def lfs_objects(self) -> Path:
+        """The directory of this repository's own LFS objects (`ab/cd/<sha256>` below it)."""
+        return self.lfs_storage / "objects"
+
+    @property
+    def checkpoint_format(self) -> str | None:
+        """The format that GIT_THETA_CHECKPOINT_TYPE names, in our words; None where it names none.
+
+        Raises UnsupportedError for a type of git-theta's, or of a plugin of its, that is not known here.
+        """
+        if self.checkpoint_type is None:
+            return None
+        found = _FORMATS.get(self.checkpoint_type)
+        if found is None:
+            raise UnsupportedError(
+                f"checkpoints of type {self.checkpoint_type!r} (GIT_THETA_CHECKPOINT_TYPE) are not supported",
+                hint=f"use one of {', '.join(_FORMATS)}",
+            )
+        return found
+
+
+class PendingSettings:
+    """Settings whose git processes are running; `result` waits for them. Import what is heavy in between."""
+
+    def __init__(self, environ: Mapping[str, str], directory: Path) -> None:
+        self._environ = environ
+        self._directory = directory.absolute()
+        self._child_environment = MappingProxyType(_for_children(environ))
+        self._where = self._start(
+            *("rev-parse", "--is-bare-repository", "--git-dir", "--git-common-dir"),
+            # Dies where there is no work tree, after the others have been printed.
+            *("--git-path", "index", "--git-path", "objects", "--show-toplevel"),
+        )
+        self._config = self._start("config", "--list", "--null", "--show-origin")
+
+    def _start(self, *arguments: str) -> gitcmd.Child:
+        return gitcmd.start(arguments, self._child_environment, self._directory)
+
+    def result(self) -> Settings:
+        """Return the settings; call it once.
+
+        Raises RepositoryError where there is no repository, where git refuses to work in it, and for values
+        that cannot be understood.
+        """
+        where = gitcmd.collect(self._where)
+        code, listing, said = gitcmd.collect(self._config)
+        git_dir, common_dir, index_file, objects, work_tree = self._places(*where)
+        if code != 0:
+            raise gitcmd.failure("git config", code, said)
+        config = Config(listing)
+        storage = _lfs_storage(common_dir, config)
+        return Settings(
+            directory=self._directory,
+            git_dir=git_dir,
+            common_dir=common_dir,
+            work_tree=work_tree,
+            index_file=index_file,
+            lfs_storage=storage,
+            alternates=_lfs_alternates(objects, self._environ, self._directory, storage / "objects"),
+            compatible=config.parsed("theta.compatible", _compatible, lambda: "auto"),
+            fsync=gitconfig.flushes_loose_objects(config),
+            checkpoint_type=self._environ.get("GIT_THETA_CHECKPOINT_TYPE") or None,
+            workers=config.parsed("theta.workers", _workers, machine.usable_cores),
+            memory_limit=config.parsed("theta.memoryLimit", _memory, machine.default_memory),
+            trace=gitconfig.understood(
+                "THETA_TRACE", Value(self._environ.get("THETA_TRACE", ""), "environment"), gitconfig.boolean
+            ),
+            child_environment=self._child_environment,
+        )
+
+    def _places(self, code: int, out: bytes, err: bytes) -> tuple[Path, Path, Path, Path, Path | None]:
+        lines = out.split(b"\n")
+        if len(lines) < 6:
+            raise RepositoryError(gitcmd.complaint(err) or f"git rev-parse failed (exit {code})")
+        # The empty piece after the last newline; one line less where there is no work tree.
+        if len(lines) > 7 or lines[0] not in {b"true", b"false"} or (code == 0) != (len(lines) == 7):
+            raise RepositoryError("the repository cannot be used: its path holds a line break")
+        git_dir, common_dir, index_file, objects, *rest = (
+            Path(os.path.join(self._directory, os.fsdecode(line))) for line in lines[1:-1]
+        )
+        return git_dir.resolve(), common_dir.resolve(), index_file, objects, rest[0] if rest else None
+
+
+def begin(environ: Mapping[str, str], directory: Path) -> PendingSettings:
+    """Start to find the settings for `directory` (for a filter: its working directory) and return at once.
+
+    Raises RepositoryError when git cannot be run.
+    """
+    return PendingSettings(environ, directory)
+
+
+def load(environ: Mapping[str, str], directory: Path) -> Settings:
+    """Return the settings for `directory`; see `begin` and `PendingSettings.result` for the errors."""
+    return begin(environ, directory).result()
+
+
+def _for_children(environ: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_CHILDREN}
+    return kept | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat"}
+
+
+def _lfs_storage(common_dir: Path, config: Config) -> Path:
+    # As git-lfs 3.3 (tried): "" is the default, "~" and "$HOME" stand for themselves, and what is relative
+    # lies below the common git directory. Never from .lfsconfig, which anyone may commit.
+    return Path(os.path.normpath(common_dir / (config.text("lfs.storage") or "lfs")))
+
+
+def _lfs_alternates(objects: Path, environ: Mapping[str, str], directory: Path, own: Path) -> tuple[Path, ...]:
+    # git-lfs's rule: beside the alternate `<git dir>/objects` lie its LFS objects, `<git dir>/lfs/objects`.
+    listed = os.fsencode(environ.get("GIT_ALTERNATE_OBJECT_DIRECTORIES", ""))
+    stores = [found.parent / "lfs" / "objects" for found in alternates.of(objects, listed, directory)]
+    return tuple(store for store in dict.fromkeys(stores) if store != own and store.is_dir())
+
+
+def _compatible(text: str | None) -> Compatible:
+    if text is not None and text.lower() == "auto":
+        return "auto"
+    try:
+        return "true" if gitconfig.boolean(text) else "false"
+    except ValueError:
+        raise ValueError("auto, true or false") from None
+
+
+def _workers(text: str | None) -> int:
+    return _within(text, 1, MAX_WORKERS)
+
+
+def _memory(text: str | None) -> int:
+    return _within(text, machine.LEAST_MEMORY, MAX_MEMORY)
+
+
+def _within(text: str | None, least: int, most: int) -> int:
+    value = gitconfig.number(text)
+    if not least <= value <= most:
+        raise ValueError(f"a number from {least} to {most}")
+    return value

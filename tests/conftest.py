@@ -1,0 +1,94 @@
+"""What every test may use, and the two rules of this suite: same input every time, no silent skips.
+
+Random input is drawn from fixed seeds (`make test`: some hundred examples a property, `make test-heavy`: thousands).
+To look for new failures: `pytest --hypothesis-profile=explore tests/property`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests.support import environment, models
+from tests.support.repository import Repository
+
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("thorough", parent=hypothesis.settings.get_profile("fixed"), max_examples=2000)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=5000, print_blob=True)
+hypothesis.settings.load_profile("fixed")
+
+
+def _git_lfs_is_missing() -> bool:
+    return subprocess.run(["git", "lfs", "version"], capture_output=True, check=False).returncode != 0
+
+
+# marker -> (is it missing?, what to do)
+_NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
+    "needs_git_lfs": (_git_lfs_is_missing, "git-lfs is not installed (apt-get install git-lfs)"),
+    "needs_git_theta": (
+        lambda: not environment.peer_is_installed(),
+        "git-theta 0.2.0 is not installed (scripts/setup git-theta .venv-git-theta)",
+    ),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip by name what the machine cannot run; in CI (CI=true) let it fail instead."""
+    in_ci = os.environ.get("CI") == "true"
+    missing = {
+        marker: reason
+        for marker, (is_missing, reason) in _NEEDS.items()
+        if any(item.get_closest_marker(marker) for item in items) and is_missing()
+    }
+    for item in items:
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker) is None:
+                continue
+            if in_ci:
+                item.add_marker(pytest.mark.usefixtures("fail_for_what_is_missing"))
+            else:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def fail_for_what_is_missing(request: pytest.FixtureRequest) -> None:
+    """Stand where a skip would be: CI must run everything."""
+    reasons = [reason for marker, (_, reason) in _NEEDS.items() if request.node.get_closest_marker(marker)]
+    pytest.fail(f"CI must not skip this test: {'; '.join(reasons)}")
+
+
+@pytest.fixture
+def git_environment(tmp_path: Path) -> dict[str, str]:
+    """Return an environment in which git sees no configuration but the test's own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return environment.isolated(home)
+
+
+@pytest.fixture
+def new_repository(tmp_path: Path, git_environment: dict[str, str]) -> Callable[[str], Repository]:
+    """Return a function that makes an empty repository of the given name, with nothing installed."""
+
+    def make(name: str) -> Repository:
+        return Repository.init(tmp_path / name, git_environment)
+
+    return make
+
+
+@pytest.fixture
+def repository(new_repository: Callable[[str], Repository]) -> Repository:
+    """Return an empty repository with the filter installed (`git theta install --local`), nothing tracked yet."""
+    made = new_repository("repository")
+    made.git("theta", "install", "--local")
+    return made
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Return the path of a real model file: MiniLM-L6, safetensors, 90 MB. Read it, never write it."""
+    return models.minilm()

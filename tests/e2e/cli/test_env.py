@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.e2e.cli.written import store
+from tests.support.repository import Repository
+from theta_daemon import __version__
+
+
+def test_env_in_a_repository(repository: Repository) -> None:
+    store(repository, b"1234", b"12")
+    kept = repository.git_directory / "theta" / "objects"
+    store(repository, b"123", place=kept)
+    named = repository.in_environment(GIT_THETA_CHECKPOINT_TYPE="safetensors")
+    lines = named.git("theta", "env").splitlines()
+    assert lines[0] == f"theta-daemon {__version__}"
+    assert repository.git("version") in lines
+    assert any(line.startswith("Python 3.") for line in lines)
+    assert any(line.startswith("numpy 2") for line in lines)
+    assert "Installed: yes" in lines
+    assert "filter.theta.process=theta-daemon (file:.git/config)" in lines
+    assert "GIT_THETA_CHECKPOINT_TYPE=safetensors" in lines
+    assert f"Work tree: {repository.path}" in lines
+    assert f"Git directory: {repository.git_directory}" in lines
+    assert f"LFS objects: {repository.git_directory}/lfs/objects (2 objects, 6 bytes)" in lines
+    assert f"Kept objects: {kept} (1 object, 3 bytes)" in lines
+    assert not any(line.startswith("Shared git directory") for line in lines)
+
+
+def test_env_in_a_linked_work_tree(repository: Repository) -> None:
+    repository.git("commit", "--quiet", "--allow-empty", "--message", "first")
+    repository.git("worktree", "add", "--quiet", "../linked")
+    linked = repository.at(repository.path.parent / "linked")
+    lines = linked.git("theta", "env").splitlines()
+    assert f"Work tree: {linked.path}" in lines
+    assert f"Shared git directory: {repository.git_directory}" in lines
+
+
+def test_env_outside_of_a_repository(new_repository: Callable[[str], Repository]) -> None:
+    outside = new_repository("x")
+    lines = outside.at(outside.path.parent).git("theta", "env").splitlines()
+    assert "Installed: no" in lines
+    assert lines[-1].startswith("Repository: none (")

@@ -1,0 +1,291 @@
+"""Objects lie under their SHA-256 in Git LFS's store and in ours, and each store makes up for the other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import stat
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from theta_daemon.errors import CorruptObject, MissingObject, RepositoryError
+from theta_daemon.metadata.entries import ObjectRef
+from theta_daemon.store import objects
+from theta_daemon.store.objects import ObjectStore
+
+LARGE = objects.MAPPED_FROM
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(tmp_path / "lfs" / "objects", tmp_path / "theta" / "objects", tmp_path / "theta" / "tmp")
+
+
+def ref_of(data: bytes) -> ObjectRef:
+    return ObjectRef(hashlib.sha256(data).hexdigest(), len(data))
+
+
+def place(directory: Path, ref: ObjectRef) -> Path:
+    return directory / ref.oid[:2] / ref.oid[2:4] / ref.oid
+
+
+def put(directory: Path, ref: ObjectRef, data: bytes) -> Path:
+    path = place(directory, ref)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if not path.is_dir()]
+
+
+@pytest.mark.parametrize("data", [b"", b"small", bytes(LARGE), os.urandom(LARGE + 1)], ids=len)
+def test_round_trip(store: ObjectStore, data: bytes) -> None:
+    ref = store.write([data[:3], memoryview(data)[3:]])
+    assert ref == ref_of(data)
+    view = store.open(ref)
+    assert view.readonly
+    assert view == data
+    store.verify(ref, view)
+    assert store.contains(ref.oid, ref.size)
+
+
+def test_one_file_with_two_names(store: ObjectStore) -> None:
+    ref = store.write([b"data"])
+    lfs, theta = place(store.lfs_objects, ref), place(store.theta_objects, ref)
+    assert lfs.samefile(theta)
+    assert files(store.temporary) == []
+    assert files(store.lfs_objects.parent) == [lfs]
+
+
+def test_modes_are_those_of_git_lfs(store: ObjectStore, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        ref = store.write([b"data"])
+        shared = ObjectStore(tmp_path / "l" / "objects", tmp_path / "t" / "objects", tmp_path / "t" / "tmp", mode=0o660)
+        shared.write([b"data"])
+    finally:
+        os.umask(before)
+    lfs = place(store.lfs_objects, ref)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (lfs, lfs.parent)] == [0o644, 0o755]
+    lfs = place(shared.lfs_objects, ref)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (lfs, lfs.parent)] == [0o660, 0o770]
+
+
+def test_writing_again_writes_nothing(store: ObjectStore) -> None:
+    ref = store.write([b"data"])
+    before = [place(directory, ref).stat() for directory in (store.lfs_objects, store.theta_objects)]
+    assert store.write([b"da", b"ta"]) == ref
+    assert [place(directory, ref).stat() for directory in (store.lfs_objects, store.theta_objects)] == before
+
+
+@pytest.mark.parametrize("gone", ["lfs_objects", "theta_objects"])
+def test_writing_again_restores_the_other_name(store: ObjectStore, gone: str) -> None:
+    ref = store.write([b"data"])
+    place(getattr(store, gone), ref).unlink()
+    store.write([b"data"])
+    assert place(store.lfs_objects, ref).samefile(place(store.theta_objects, ref))
+
+
+@pytest.mark.parametrize("short", [("lfs_objects",), ("theta_objects",), ("lfs_objects", "theta_objects")])
+def test_writing_replaces_files_of_another_size(store: ObjectStore, short: tuple[str, ...]) -> None:
+    ref = store.write([b"data"])
+    for name in short:
+        place(getattr(store, name), ref).unlink()
+        put(getattr(store, name), ref, b"dat")
+    store.write([b"data"])
+    for directory in (store.lfs_objects, store.theta_objects):
+        assert place(directory, ref).read_bytes() == b"data"
+
+
+def test_an_object_of_git_lfs_gets_our_name_when_written(store: ObjectStore) -> None:
+    ref = ref_of(b"data")
+    lfs = put(store.lfs_objects, ref, b"data")
+    store.write([b"data"])
+    assert place(store.theta_objects, ref).samefile(lfs)
+
+
+def test_reading_restores_what_git_lfs_pruned(store: ObjectStore) -> None:
+    ref = store.write([b"data"])
+    lfs = place(store.lfs_objects, ref)
+    lfs.unlink()
+    lfs.parent.rmdir()
+    assert bytes(store.open(ref)) == b"data"
+    assert lfs.samefile(place(store.theta_objects, ref))
+
+
+def test_reading_heals_a_truncated_file(store: ObjectStore) -> None:
+    ref = store.write([b"data"])
+    place(store.lfs_objects, ref).unlink()
+    lfs = put(store.lfs_objects, ref, b"da")
+    assert bytes(store.open(ref)) == b"data"
+    assert lfs.read_bytes() == b"data"
+
+
+def test_reading_from_an_alternate_changes_nothing(store: ObjectStore, tmp_path: Path) -> None:
+    alternates = (tmp_path / "other", tmp_path / "third")
+    store = ObjectStore(store.lfs_objects, store.theta_objects, store.temporary, alternates)
+    ref = ref_of(b"data")
+    put(alternates[0], ref, b"dat")
+    put(alternates[1], ref, b"data")
+    assert bytes(store.open(ref)) == b"data"
+    assert store.contains(ref.oid, ref.size)
+    assert not store.lfs_objects.exists()
+    assert not store.theta_objects.exists()
+
+
+def test_missing(store: ObjectStore) -> None:
+    ref = ref_of(b"data")
+    with pytest.raises(MissingObject) as caught:
+        store.open(ref)
+    assert ref.oid in str(caught.value)
+    assert str(store.lfs_objects) in str(caught.value)
+    assert str(store.theta_objects) in str(caught.value)
+    assert not store.contains(ref.oid, ref.size)
+
+
+def test_truncated_everywhere(store: ObjectStore) -> None:
+    ref = ref_of(b"data")
+    put(store.lfs_objects, ref, b"dat")
+    with pytest.raises(CorruptObject, match="3 bytes instead of 4"):
+        store.open(ref)
+    assert not store.contains(ref.oid, ref.size)
+
+
+def test_unreadable(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = store.write([b"data"])
+
+    def fail(path: Path, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(RepositoryError, match="Permission denied"):
+        store.open(ref)
+
+
+def test_not_a_file(store: ObjectStore) -> None:
+    ref = ref_of(b"")
+    path = place(store.lfs_objects, ref)
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    with pytest.raises(CorruptObject):
+        store.open(ref)
+
+
+def test_flipped_bit(store: ObjectStore) -> None:
+    ref = ref_of(b"data")
+    put(store.lfs_objects, ref, b"dbta")
+    view = store.open(ref)
+    with pytest.raises(CorruptObject, match=ref.oid):
+        store.verify(ref, view)
+    with pytest.raises(CorruptObject):
+        store.verify(ref, memoryview(b"data!"))
+
+
+@pytest.mark.parametrize(
+    "oid", ["", "ab", "../" * 20 + "abcd", "A" * 64, "g" * 64, "a" * 63 + "\n", "a" * 65, "/" + "a" * 63, "\0" * 64]
+)
+def test_ids_that_are_none(store: ObjectStore, oid: str) -> None:
+    with pytest.raises(CorruptObject):
+        store.open(ObjectRef(oid, 4))
+    with pytest.raises(CorruptObject):
+        store.contains(oid, 4)
+
+
+def test_reading_in_a_repository_that_cannot_be_written(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = store.write([b"data"])
+    lfs = place(store.lfs_objects, ref)
+    lfs.unlink()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    for name in ("link", "mkdir", "unlink", "replace"):
+        monkeypatch.setattr(os, name, refuse)
+    assert bytes(store.open(ref)) == b"data"
+    assert not lfs.exists()
+
+
+def test_ten_thousand_objects_do_not_exhaust_descriptors(store: ObjectStore) -> None:
+    large = store.write([bytes(LARGE)])
+    small = store.write([b"small"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        views = [store.open(small) for _ in range(10_000)] + [store.open(large) for _ in range(300)]
+        assert all(view[0] in b"s\0" for view in views)
+        del views
+        assert len(store._mapped) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_view_outlives_its_file(store: ObjectStore) -> None:
+    data = bytes(range(256)) * (LARGE // 128)
+    ref = store.write([data])
+    view = store.open(ref)
+    for directory in (store.lfs_objects, store.theta_objects):
+        place(directory, ref).unlink()
+    assert view == data
+
+
+def test_many_threads_write_the_same_objects(store: ObjectStore) -> None:
+    contents = [b"%d" % number * 100 for number in range(20)]
+    start = threading.Barrier(6)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        start.wait()
+        try:
+            for data in contents:
+                ref = store.write([data])
+                store.verify(ref, store.open(ref))
+        except (OSError, MissingObject, CorruptObject, RepositoryError) as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    for data in contents:
+        ref = ref_of(data)
+        assert place(store.lfs_objects, ref).samefile(place(store.theta_objects, ref))
+    assert files(store.temporary) == []
+
+
+def test_sweeps_both_places(store: ObjectStore) -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    for directory in (store.temporary, store.lfs_objects.parent / "tmp"):
+        directory.mkdir(parents=True)
+        (directory / f"theta-{child.pid}-0123456789abcdef.tmp").write_bytes(b"")
+    assert store.sweep() == 2
+    assert store.sweep() == 0
+
+
+@pytest.fixture
+def lfs_repository(tmp_path: Path) -> Path:
+    root = tmp_path / "repository"
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    subprocess.run(["git", "-C", str(root), "lfs", "install", "--local"], check=True, capture_output=True)
+    return root
+
+
+@pytest.mark.needs_git_lfs
+def test_git_lfs_reads_our_objects_and_we_read_its(lfs_repository: Path) -> None:
+    lfs = lfs_repository / ".git" / "lfs"
+    theta = lfs_repository / ".git" / "theta"
+    store = ObjectStore(lfs / "objects", theta / "objects", theta / "tmp")
+    git_lfs = ["git", "-C", str(lfs_repository), "lfs"]
+    pointer = subprocess.run([*git_lfs, "clean"], input=b"theirs", capture_output=True, check=True).stdout
+    assert bytes(store.open(ref_of(b"theirs"))) == b"theirs"
+    ref = store.write([b"ours"])
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 4\n" % ref.oid.encode()
+    assert subprocess.run([*git_lfs, "smudge"], input=pointer, capture_output=True, check=True).stdout == b"ours"

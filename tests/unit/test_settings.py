@@ -1,0 +1,224 @@
+"""Settings from what git prints, with a scripted git. What real repositories give is tested in tests/e2e/history."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from theta_daemon import machine, settings
+from theta_daemon.errors import RepositoryError, UnsupportedError
+from theta_daemon.settings import Settings
+
+PLACES = "false\n.git\n.git\n.git/index\n.git/objects\n{top}\n"
+
+Load = Callable[..., Settings]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Return a function that loads settings from what git is to print and what the environment holds."""
+
+    def load(
+        *config: str, environ: Mapping[str, str] | None = None, places: str = PLACES, git: str = "exit 0"
+    ) -> Settings:
+        top = tmp_path / "top"
+        top.mkdir()
+        (tmp_path / "places").write_text(places.format(top=top))
+        (tmp_path / "config").write_bytes(b"".join(b"file:.git/config\0" + os.fsencode(it) + b"\0" for it in config))
+        program = tmp_path / "git"
+        program.write_text(
+            "#!/bin/sh\n"
+            f'case "$1" in rev-parse) cat "{tmp_path}/places"; {git};; config) cat "{tmp_path}/config";; esac\n'
+        )
+        program.chmod(0o755)
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        return settings.load({"PATH": path, **(environ or {})}, top)
+
+    return load
+
+
+def test_defaults(load: Load, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    found = load()
+    assert dataclasses.replace(found, child_environment={}) == Settings(
+        directory=top,
+        git_dir=top / ".git",
+        common_dir=top / ".git",
+        work_tree=top,
+        index_file=top / ".git" / "index",
+        lfs_storage=top / ".git" / "lfs",
+        alternates=(),
+        compatible="auto",
+        fsync=False,
+        checkpoint_type=None,
+        workers=machine.usable_cores(),
+        memory_limit=machine.default_memory(),
+        trace=False,
+        child_environment={},
+    )
+    assert found.theta_dir == top / ".git" / "theta"
+    assert found.lfs_objects == top / ".git" / "lfs" / "objects"
+    assert found.checkpoint_format is None
+
+
+def test_everything_set(load: Load) -> None:
+    found = load(
+        "theta.compatible\nfalse",
+        "theta.workers\n3",
+        "theta.memorylimit\n2g",
+        "core.fsync\nall",
+        "theta.from-the-future\nx",
+        environ={"THETA_TRACE": "yes", "GIT_THETA_CHECKPOINT_TYPE": "safetensors"},
+    )
+    assert (found.compatible, found.workers, found.memory_limit) == ("false", 3, 2 << 30)
+    assert (found.fsync, found.trace, found.checkpoint_format) == (True, True, "safetensors")
+
+
+@pytest.mark.parametrize(
+    ("entry", "means"),
+    [
+        ("theta.compatible", "true"),
+        ("theta.compatible\nAuto", "auto"),
+        ("theta.compatible\non", "true"),
+        ("theta.compatible\n0", "false"),
+    ],
+)
+def test_compatible(load: Load, entry: str, means: str) -> None:
+    assert load(entry).compatible == means
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("theta.compatible\nsome", "theta.compatible is 'some' (file:.git/config); it must be auto, true or false"),
+        ("theta.workers\n0", "theta.workers is '0' (file:.git/config); it must be a number from 1 to 1024"),
+        ("theta.workers\n2k", "theta.workers is '2k' (file:.git/config); it must be a number from 1 to 1024"),
+        (
+            "theta.workers\nmany",
+            "theta.workers is 'many' (file:.git/config); it must be a number, with k, m or g behind it if you like",
+        ),
+        (
+            "theta.memorylimit\n1m",
+            f"theta.memoryLimit is '1m' (file:.git/config); it must be a number from {64 << 20} to {1 << 62}",
+        ),
+        ("core.fsyncobjectfiles\nx", "core.fsyncObjectFiles is 'x' (file:.git/config); it must be true or false"),
+    ],
+)
+def test_a_value_that_cannot_be_understood(load: Load, entry: str, message: str) -> None:
+    with pytest.raises(RepositoryError) as caught:
+        load(entry)
+    assert str(caught.value) == message
+
+
+def test_a_variable_that_cannot_be_understood(load: Load) -> None:
+    with pytest.raises(RepositoryError, match=r"^THETA_TRACE is 'loud' \(environment\); it must be true or false$"):
+        load(environ={"THETA_TRACE": "loud"})
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint_format"),
+    [
+        ("", None),
+        ("pytorch", "torch-zip"),
+        ("pickled-dict", "torch-zip"),
+        ("safetensors", "safetensors"),
+        ("safetensors-checkpoint", "safetensors"),
+    ],
+)
+def test_the_checkpoint_types_of_git_theta(load: Load, name: str, checkpoint_format: str | None) -> None:
+    assert load(environ={"GIT_THETA_CHECKPOINT_TYPE": name}).checkpoint_format == checkpoint_format
+
+
+@pytest.mark.parametrize("name", ["flax", "tensorflow-savedmodel", "PyTorch", "of-a-plugin"])
+def test_another_checkpoint_type_is_an_error_where_it_is_needed(load: Load, name: str) -> None:
+    found = load(environ={"GIT_THETA_CHECKPOINT_TYPE": name})
+    with pytest.raises(UnsupportedError, match=f"'{name}' .GIT_THETA_CHECKPOINT_TYPE.* use one of pytorch, "):
+        _ = found.checkpoint_format
+
+
+@pytest.mark.parametrize(
+    ("storage", "below_git_dir"),
+    [("", "lfs"), ("\n", "lfs"), ("\nst", "st"), ("\n../st", "../st"), ("\n~/st", "~/st"), ("\n$HOME/x/", "$HOME/x")],
+)
+def test_lfs_storage(load: Load, tmp_path: Path, storage: str, below_git_dir: str) -> None:
+    expected = Path(os.path.normpath(tmp_path / "top" / ".git" / below_git_dir))
+    assert load(f"lfs.storage{storage}").lfs_storage == expected
+
+
+def test_lfs_storage_elsewhere(load: Load) -> None:
+    assert load("lfs.storage\n/srv/lfs").lfs_objects == Path("/srv/lfs/objects")
+
+
+def test_no_work_tree(load: Load) -> None:
+    found = load(places="true\n.\n.\nindex\nobjects\n", git='echo "fatal: this must be run in a work tree" >&2; exit 128')
+    assert found.work_tree is None
+
+
+def test_what_git_says_where_there_is_no_repository(load: Load) -> None:
+    said = "fatal: detected dubious ownership in repository at '/x'"
+    with pytest.raises(RepositoryError) as caught:
+        load(places="", git=f'echo "{said}" >&2; echo "To add an exception, call:" >&2; exit 128')
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("places", "code"),
+    [
+        ("false\n/a\nb\n/a\nb\n/a\nb/index\n/a\nb/objects\n/a\nb\n", 0),
+        ("true\n/a\nb\n/a\nb\n/a\nb/index\n/a\nb/objects\n", 128),
+        ("perhaps\n.git\n.git\n.git/index\n.git/objects\n/top\n", 0),
+        ("false\n.git\n.git\n.git/index\n.git/objects\n", 0),
+        ("false\n.git\n.git\n.git/index\n.git/objects\n/top\n", 1),
+    ],
+)
+def test_places_that_cannot_be_told_apart(load: Load, places: str, code: int) -> None:
+    with pytest.raises(RepositoryError, match="its path holds a line break"):
+        load(places=places, git=f"exit {code}")
+
+
+def test_the_environment_of_children(load: Load) -> None:
+    found = load(
+        environ={
+            "GIT_DIR": "/kept",
+            "GIT_CONFIG_PARAMETERS": "'a.b=c'",
+            "LC_ALL": "de_DE.UTF-8",
+            "GIT_LITERAL_PATHSPECS": "1",
+            "GIT_INTERNAL_SUPER_PREFIX": "sub/",
+            "GIT_CONFIG": "/other",
+        }
+    )
+    child = dict(found.child_environment)
+    assert child.pop("PATH")
+    assert child == {
+        "GIT_DIR": "/kept",
+        "GIT_CONFIG_PARAMETERS": "'a.b=c'",
+        "LC_ALL": "C",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_PAGER": "cat",
+    }
+
+
+def test_settings_cannot_be_changed(load: Load) -> None:
+    found = load()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.workers = 2  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        found.child_environment["X"] = "y"  # type: ignore[index]
+
+
+def test_both_children_run_before_the_result_is_asked_for(tmp_path: Path) -> None:
+    # Each child waits for a mark of the other: one after the other they would wait for ever.
+    program = tmp_path / "git"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'cd "{tmp_path}"; touch "$1"\n'
+        "until [ -e rev-parse ] && [ -e config ]; do :; done\n"
+        "[ $1 = config ] || printf 'true\\n.\\n.\\nindex\\nobjects\\n'; [ $1 = config ]\n"
+    )
+    program.chmod(0o755)
+    pending = settings.begin({"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}, tmp_path)
+    assert pending.result().git_dir == tmp_path
