@@ -7,6 +7,7 @@ taken round by round. Every checkout is compared with what was added, outside th
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,11 @@ def main() -> int:
     cases: tuple[Case, ...] = (QUICK,) if options.quick else CASES if options.all else CASES[:1]
     if options.case:
         cases = tuple(case for case in CASES if case.name in options.case)
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load > cores / 2:
+        print(
+            f"note: this machine is busy (load {load:.1f} on {cores} cores); the spread below shows how much it matters"
+        )
     scratch = Path(tempfile.mkdtemp(prefix="theta-bench-", dir=options.scratch or _scratch()))
     try:
         tools = scratch / "tools"

@@ -105,7 +105,7 @@ def _spread(values: list[float], digits: int = 2) -> str:
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} .. {max(values):.{digits}f})"
 
 
-def _machine() -> dict[str, str | int]:
+def _machine() -> dict[str, object]:
     def said(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
@@ -117,5 +117,6 @@ def _machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "git": said("git", "version"),
         "git_lfs": said("git", "lfs", "version"),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
         "commit": said("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"),
     }

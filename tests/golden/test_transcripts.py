@@ -7,6 +7,7 @@ of them may come too early.
 from __future__ import annotations
 
 import codecs
+import itertools
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -37,7 +38,7 @@ from theta_daemon.wire.events import (
     Status,
 )
 from theta_daemon.wire.session import FilterSession
-from theta_daemon.wire.states import SPEAKER, Side
+from theta_daemon.wire.states import SPEAKER
 
 TRANSCRIPTS = {name: transcript.load(name) for name in transcript.NAMES}
 SHORT = [name for name, loaded in TRANSCRIPTS.items() if len(loaded.from_git) < 4096]
@@ -54,9 +55,7 @@ NOT_SENT_BY_GIT = {
     "unknown-keys",
     "unknown-commands",
 }
-SENT_BY_GIT = [
-    name for name, loaded in TRANSCRIPTS.items() if loaded.exit_code == 0 and name not in NOT_SENT_BY_GIT
-]
+SENT_BY_GIT = [name for name, loaded in TRANSCRIPTS.items() if loaded.exit_code == 0 and name not in NOT_SENT_BY_GIT]
 # The daemon itself delays nothing and aborts nothing; everything else it must do as the transcripts say.
 SERVED = [name for name in TRANSCRIPTS if name not in ("abort", "late-abort", "delay")]
 
@@ -120,7 +119,7 @@ def test_served(name: str, size: int) -> None:
 def cut_somewhere(wire: bytes, data: st.DataObject) -> list[bytes]:
     places = data.draw(st.lists(st.integers(0, len(wire)), max_size=20).map(sorted))
     edges = [0, *places, len(wire)]
-    return [wire[start:end] for start, end in zip(edges, edges[1:], strict=False) if start < end]
+    return [wire[start:end] for start, end in itertools.pairwise(edges) if start < end]
 
 
 def play_git(loaded: Transcript, chunks: list[bytes]) -> None:

@@ -19,12 +19,16 @@ from theta_daemon.errors import RepositoryError, UsageError
 
 # Bytes that mean something to git, so that random files hit the cases that matter.
 NASTY = st.sampled_from(
-    [b"*.pt", b"model.pt", b'"', b"\\", b"#", b"!", b"[attr]", b" ", b"\t", b"\r", b"\n", b"\r\n", b"\0", b"\x0b"]
-    + [b"filter=theta", b"filter=lfs", b"-filter", b"!filter", b"-text", b"merge=theta", b"=", b"-", b"@", b"\xff"]
-    + [b'"*.p\\164"', b"\xef\xbb\xbf", b"binary", b"x" * 2100]
+    [
+        *(b"*.pt", b"model.pt", b'"', b"\\", b"#", b"!", b"[attr]", b" ", b"\t", b"\r", b"\n", b"\r\n", b"\0", b"\x0b"),
+        *(b"filter=theta", b"filter=lfs", b"-filter", b"!filter", b"-text", b"merge=theta", b"=", b"-", b"@", b"\xff"),
+        *(b'"*.p\\164"', b"\xef\xbb\xbf", b"binary", b"x" * 2100),
+    ]
 )
 FILES = st.lists(NASTY | st.binary(max_size=4), max_size=40).map(b"".join)
-PATTERNS = st.lists(st.sampled_from([b"*.pt", b" ", b'"', b"#", b"!", b"\\", b"\n", b"\t", b"a", b"\xff"])).map(b"".join)
+PATTERNS = st.lists(st.sampled_from([b"*.pt", b" ", b'"', b"#", b"!", b"\\", b"\n", b"\t", b"a", b"\xff"])).map(
+    b"".join
+)
 
 
 @given(FILES)
@@ -66,9 +70,12 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes, bytes],
 
 
 LINES = st.sampled_from(
-    [b"model.pt lockable", b'"mod\\145l.pt"eol=lf', b"model.pt  -text\t", b"model.pt filter=theta", b"model.pt binary"]
-    + [b"# model.pt filter=lfs", b"!model.pt filter=lfs", b"*.pt text=auto", b"[attr]model.pt filter=lfs", b"", b"\xff x"]
-    + [b"model.pt @ filter=lfs", b"model.pt " + b"x" * 2100, b"*.safetensors filter=lfs -text", b" model.pt -diff"]
+    [
+        *(b"model.pt lockable", b'"mod\\145l.pt"eol=lf', b"model.pt  -text\t", b"model.pt filter=theta"),
+        *(b"# model.pt filter=lfs", b"!model.pt filter=lfs", b"*.pt text=auto", b"[attr]model.pt filter=lfs", b""),
+        *(b"model.pt @ filter=lfs", b"model.pt " + b"x" * 2100, b"*.safetensors filter=lfs -text", b" model.pt -diff"),
+        *(b"model.pt binary", b"\xff x"),
+    ]
 )
 
 

@@ -163,10 +163,10 @@ def test_a_layout_has_one_encoding(both: tuple[Script, Script]) -> None:
 
 
 def tolerant(data: bytes) -> Layout | None:
+    """Return None where `data` is refused as it should be; any other error fails the test."""
     try:
         return decode(data)
-    except LayoutError as error:
-        assert "\n" not in str(error)
+    except LayoutError:
         return None
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Self
 
 from theta_daemon.wire.client import FilterClient
 from theta_daemon.wire.events import (
@@ -48,13 +48,12 @@ class FakeGit:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         command: tuple[str, ...] = (sys.executable, str(TOY)),
-        stderr: int | IO[bytes] = subprocess.PIPE,
     ) -> None:
         self.process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=subprocess.PIPE,
             bufsize=0,
             env={**os.environ, **(environment or {})},
         )
@@ -64,7 +63,7 @@ class FakeGit:
         self.from_filter = self.process.stdout.fileno()
         self.client = FilterClient()
 
-    def __enter__(self) -> FakeGit:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,7 +128,7 @@ class FakeGit:
         """Close the pipe and wait for the filter's end; return its exit code and what it wrote to stderr."""
         rest, errors = self.process.communicate(timeout=PATIENCE)
         assert rest == b"", "the filter said something after it had answered everything"
-        return self.process.returncode, errors.decode() if errors is not None else ""
+        return self.process.returncode, errors.decode()
 
     def _write(self) -> None:
         for piece in self.client.data_to_send():

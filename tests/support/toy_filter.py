@@ -30,7 +30,7 @@ class Toy:
         self._mark = os.environ.get("TOY_MARK")
         if self._mark:
             Path(self._mark).touch()
-        print("a stray print while the handlers are made")
+        print("a stray print while the handlers are made")  # noqa: T201 - the daemon must stand it
 
     def clean(self, path: bytes, content: Readable) -> Iterator[bytes | memoryview]:
         behaviour = path.rpartition(b".")[2]
@@ -53,10 +53,12 @@ class Toy:
                 yield b"x"
                 raise KeyError("late bug")
             case b"print":
-                print("a stray print")
+                print("a stray print")  # noqa: T201
                 sys.stdout.flush()
                 os.write(1, b"a stray write\n")
-                subprocess.run([sys.executable, "-c", "import sys; print('a child', repr(sys.stdin.read()))"], check=True)
+                subprocess.run(
+                    [sys.executable, "-c", "import sys; print('a child', repr(sys.stdin.read()))"], check=True
+                )
             case b"buffer":
                 buffer = bytearray(10_000)
                 for letter in b"abc":

@@ -56,6 +56,8 @@ _INSTEAD = {
     "update": "git theta install",
 }
 
+_PLACES = frozenset({"GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR"})
+
 
 class _Parser(argparse.ArgumentParser):
     """Reports a wrong command line as this program reports every error."""
@@ -74,6 +76,9 @@ def run() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # Relative to the directory of the call; verbs run git at the top of the work tree.
+    for name in _PLACES.intersection(os.environ):
+        os.environ[name] = os.path.abspath(os.environ[name])
     try:
         code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

@@ -58,10 +58,7 @@ def show_tracked() -> int:
     """List every pattern with our filter, and the line where it stands."""
     top = git.line("rev-parse", "--show-toplevel")
     for name in tracking.attribute_files(top):
-        file = Path(os.fsdecode(os.path.join(top, name)))
-        if not file.is_file() or file.is_symlink():
-            continue
-        for number, line in enumerate(attributes.parse(file.read_bytes()), 1):
+        for number, line in enumerate(tracking.lines(top, name), 1):
             if line.pattern is not None and line.get(b"filter") == b"filter=theta":
                 emit(quoted(line.pattern) + b"\t" + quoted(name) + b":%d\n" % number)
     return 0

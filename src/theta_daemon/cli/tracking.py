@@ -10,6 +10,7 @@ import os
 import stat
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from theta_daemon import durable
@@ -18,7 +19,6 @@ from theta_daemon.errors import RepositoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from theta_daemon.cli.attributes import Line
 
@@ -125,8 +125,16 @@ def example(pattern: bytes) -> bytes:
 
 def attribute_files(top: bytes) -> list[bytes]:
     """Return every .gitattributes of the work tree, tracked or not, as a path from the top."""
-    names = git.items(*("ls-files", "-z", "--cached", "--others", "--", ":(top,glob)**/.gitattributes"), directory=top)
+    names = git.items("ls-files", "-z", "--cached", "--others", "--", ":(top,glob)**/.gitattributes", directory=top)
     return sorted(set(names))
+
+
+def lines(top: bytes, file: bytes) -> list[Line]:
+    """Return the lines of an attribute file, none where git would not read it."""
+    try:
+        return attributes.parse(read(Path(os.fsdecode(os.path.join(top, file))))[0])
+    except RepositoryError:
+        return []
 
 
 def _origin(top: bytes, path: bytes) -> Origin | None:
@@ -152,17 +160,12 @@ def _origin(top: bytes, path: bytes) -> Origin | None:
 def _files_for(top: bytes, path: bytes) -> list[tuple[bytes, bytes, list[Line]]]:
     """Return the attribute files that count for `path`, the strongest first: name, directory, lines."""
     info = os.path.join(top, git.line("rev-parse", "--git-path", "info/attributes", directory=top))
-    files = [(info, b"")]
+    files = [(os.path.relpath(info, top), b"")]
     parts = path.split(b"/")[:-1]
     for depth in range(len(parts), -1, -1):
         base = b"".join(part + b"/" for part in parts[:depth])
-        files.append((os.path.join(top, base + attributes.NAME), base))
-    found = []
-    for file, base in files:
-        if os.path.isfile(file) and not os.path.islink(file) and os.path.getsize(file) <= _FILE_LIMIT:
-            with open(file, "rb") as stream:
-                found.append((os.path.relpath(file, top), base, attributes.parse(stream.read())))
-    return found
+        files.append((base + attributes.NAME, base))
+    return [(file, base, lines(top, file)) for file, base in files]
 
 
 def _filter_macros(lines: Iterable[Line]) -> set[bytes]:

@@ -142,8 +142,8 @@ def _take_descriptors() -> tuple[int, int]:
         try:
             os.fstat(descriptor)
         except OSError:
-            # Closed by whoever started us: fill the place, or a file opened later would be taken for it. In the place of
-            # stdout one that cannot be written: replies must fail, not vanish.
+            # Closed by whoever started us: fill the place, or a file opened later would be taken for it. What stands in
+            # for stdout cannot be written: replies must fail, not vanish.
             os.open(os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY)
     reading, writing = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)

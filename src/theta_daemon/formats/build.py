@@ -27,6 +27,7 @@ from theta_daemon.formats.layout import (
     RegionStartOp,
     check,
 )
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

@@ -101,13 +101,17 @@ def decode(data: bytes | memoryview) -> Layout:
 
     Memory and time are bounded by a multiple of `data`. Raises LayoutError.
     """
-    format_name, dtypes, columns = _unpack(data)
-    groups = _decode_groups(dtypes, columns[:_GROUP_COLUMNS])
-    ops = _decode_ops(columns[_GROUP_COLUMNS:])
-    layout = Layout(format_name, groups, ops)
-    check(layout)
-    if encode(layout) != data:
-        raise LayoutError("the layout is not in its one encoding")
+    try:
+        format_name, dtypes, columns = _unpack(data)
+        groups = _decode_groups(dtypes, columns[:_GROUP_COLUMNS])
+        ops = _decode_ops(columns[_GROUP_COLUMNS:])
+        layout = Layout(format_name, groups, ops)
+        check(layout)
+        if encode(layout) != data:
+            raise LayoutError("the layout is not in its one encoding")
+    except LayoutError as error:
+        error.at(hint="check the file out from another commit or clone, and add it again")
+        raise
     return layout
 
 
@@ -132,7 +136,8 @@ def _unpack(data: bytes | memoryview) -> tuple[str, list[str], list[bytes]]:
     if not isinstance(items, list) or len(items) < 2 or items[0] != MAGIC or type(items[1]) is not int:
         raise LayoutError("this is no layout")
     if items[1] != VERSION:
-        raise LayoutError(f"the layout has version {items[1]}, known is {VERSION}", hint="use a newer theta-daemon")
+        newer = "use a newer theta-daemon" if items[1] > VERSION else None
+        raise LayoutError(f"the layout has version {items[1]}, known is {VERSION}", hint=newer)
     match items[2:]:
         case [str(format_name), [*dtypes], *columns] if (
             len(columns) == _GROUP_COLUMNS + _OP_COLUMNS

@@ -64,7 +64,7 @@ class SpooledTail:
 class Source:
     """Buffered exact reads over a `Readable`.
 
-    `position` is the number of bytes consumed so far. `spool_directory` is where `spool` puts its file
+    `position` is the number of bytes consumed so far. `spool_directory` is where `spool` puts its file, and is made then
     (None: the system's directory for temporary files).
     """
 

@@ -57,11 +57,11 @@ def claim_tensor(
     Raises CheckpointError where something is of the wrong type, negative, or outside the storage.
     """
     if not isinstance(storage_id, PersistentId):
-        raise CheckpointError("a tensor has something other than a storage")
+        raise CheckpointError("it has something other than a storage")
     storage = parse_storage(storage_id)
     shape, strides = _integers(size), _integers(stride)
     if type(offset) is not int or not 0 <= offset <= MAX_BYTES or len(shape) != len(strides):
-        raise CheckpointError("a tensor's offset or strides make no sense")
+        raise CheckpointError("its offset or strides make no sense")
     elements = count(shape)
     element = storage.element
     if dtype is not None:
@@ -96,10 +96,10 @@ def _integers(value: object) -> tuple[int, ...]:
     if isinstance(value, Object) and isinstance(value.constructor, Global) and value.constructor.name == "Size":
         value = value.arguments[0] if value.arguments else ()
     if not isinstance(value, (tuple, list)) or len(value) > MAX_RANK:
-        raise CheckpointError("a tensor's shape is no short list")
+        raise CheckpointError("its shape is no short list")
     for n in value:
         if type(n) is not int or not 0 <= n <= MAX_BYTES:
-            raise CheckpointError("a tensor's sizes or strides are not all sensible integers")
+            raise CheckpointError("its sizes or strides are not all sensible integers")
     return tuple(n for n in value if type(n) is int)
 
 

@@ -143,8 +143,10 @@ def _look_function(name: str, arguments: tuple[object, ...]) -> tuple[Claim | No
         case "_rebuild_qtensor", (storage, offset, size, stride, (_, scales, zeros, *_), *_):
             claim = claim_tensor(storage, offset, size, stride, raw=True)
             return claim, (("scales", scales), ("zero_points", zeros))
-        case "_rebuild_sparse_tensor", (Global(name=layout), tuple(data)):
-            return None, zip(_SPARSE.get(layout, ("indices", "values")), data, strict=False)
+        case "_rebuild_sparse_tensor", (Global(name=layout) | Object(arguments=(str(layout),)), tuple(data)):
+            # "sparse_csr" or "torch.sparse_csr"; what follows the named ones is the shape
+            names = _SPARSE.get(layout.removeprefix("torch."), ("indices", "values"))
+            return None, zip(names, data, strict=False)
         case "_rebuild_nested_tensor", (_, _, _, _):
             return None, zip(("values", "sizes", "strides", "offsets"), arguments, strict=True)
     return None, enumerate(arguments) if arguments else None
@@ -185,7 +187,8 @@ def _attributes(state: object) -> Children:
 
 
 def _pairs(items: list[object]) -> Children:
-    return zip(items[::2], items[1::2], strict=True)
+    turns = iter(items)
+    return zip(turns, turns, strict=True)
 
 
 def _key(key: object) -> Key:
@@ -207,7 +210,7 @@ def _key_text(key: object) -> str:
         case None | bool() | float():
             return repr(key)
         case int():
-            return hex(key) if key.bit_length() < 4 * MAX_KEY_TEXT else f"int of {key.bit_length()} bits"
+            return str(key) if key.bit_length() < 64 else f"int of {key.bit_length()} bits"
         case str() | bytes():
             return ascii(key[:MAX_KEY_TEXT])[:MAX_KEY_TEXT]
         case Global():

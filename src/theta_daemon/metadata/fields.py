@@ -28,7 +28,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _SHAPE = re.compile(rf"\(\)|\(({_DECIMAL.pattern}),\)|\((?:{_DECIMAL.pattern})(?:, (?:{_DECIMAL.pattern})){{1,63}}\)")
 _UPDATE_TYPE = re.compile(r"[a-z0-9_-]{1,64}")
-_FORMAT = _UPDATE_TYPE
+_FORMAT = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _LFS_VERSION = re.compile(r"[!-~]{1,128}")
 _NEWER = "use a newer theta-daemon"
 

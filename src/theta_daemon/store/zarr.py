@@ -43,7 +43,7 @@ class Array:
     """What `.zarray` says.
 
     `dtype` is zarr's spelling, `itemsize` its bytes; `compressor` the id of the chunks' compressor, None for
-    none; `order` "C" or "F", within a chunk; `fill` the value of chunks that are absent.
+    none; `order` that of the elements within a chunk; `separator` stands between the numbers in a chunk's key.
     """
 
     shape: tuple[int, ...]
@@ -53,7 +53,6 @@ class Array:
     compressor: str | None
     order: Literal["C", "F"] = "C"
     separator: str = "."
-    fill: object = None
 
     @property
     def nbytes(self) -> int:
@@ -77,7 +76,9 @@ class Array:
         return self.chunks[axis + 1 :] == self.shape[axis + 1 :] and (self.order == "C" or len(self.shape) < 2)
 
     def cells(self) -> Iterator[Cell]:
-        """Yield the grid in C order; the caller has bounded the number of chunks."""
+        """Yield the grid in C order; there are as many cells as the product of `counts`."""
+        if not self.nbytes:
+            return  # before `product` unrolls the axes that are not empty
         strides = [math.prod(self.shape[axis + 1 :]) * self.itemsize for axis in range(len(self.shape))]
         for index in itertools.product(*map(range, self.counts)):
             region = tuple(
@@ -98,7 +99,7 @@ def serialize(array: Array, compressor: dict[str, object] | None) -> bytes:
         "compressor": compressor,
         "dimension_separator": array.separator,
         "dtype": array.dtype,
-        "fill_value": array.fill,
+        "fill_value": None,
         "filters": None,
         "order": array.order,
         "shape": array.shape,
@@ -138,7 +139,6 @@ def parse(data: memoryview, dtype: str, itemsize: int, shape: tuple[int, ...]) -
         _compressor(fields),
         "F" if _is_other(fields, "order", "C", "F") else "C",
         "/" if _is_other(fields, "dimension_separator", ".", "/") else ".",
-        fields.get("fill_value"),
     )
 
 

@@ -154,7 +154,9 @@ def test_what_is_not_on_path_is_warned_of(bare_of_config: Repository, tmp_path: 
     (only_git / "git").chmod(0o755)
     done = bare_of_config.in_environment(
         PATH=f"{only_git}:/usr/bin:/bin", REAL_PATH=bare_of_config.environment["PATH"]
-    ).run(*(str(own / "python"), "-c", "import sys; from theta_daemon.cli.main import main; sys.exit(main(['install']))"))
+    ).run(
+        *(str(own / "python"), "-c", "import sys; from theta_daemon.cli.main import main; sys.exit(main(['install']))")
+    )
     assert done.returncode == 0
     assert b"warning: theta-daemon is not on PATH" in done.stderr
     assert b"warning: git-lfs is not installed" in done.stderr

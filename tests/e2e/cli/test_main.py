@@ -43,10 +43,12 @@ def test_git_shows_the_manual_page(plain: Repository, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "man" / "git-theta.1").read_text("utf-8")
     (pages / "git-theta.1").write_text(page, "utf-8")
     for verb in VERBS:
-        assert re.search(rf'^\.(SS|B|TP|BI|BR) .*{re.escape(verb.name.replace("-", chr(92) + "-"))}', page, re.MULTILINE)
+        assert re.search(
+            rf"^\.(SS|B|TP|BI|BR) .*{re.escape(verb.name.replace('-', chr(92) + '-'))}", page, re.MULTILINE
+        )
     script = tmp_path / "prefix" / "bin" / "man"
     # Stands for man(1), which not every machine has: git calls it with the page's name.
-    script.write_text("#!/bin/sh\necho \"man $*\"\n")
+    script.write_text('#!/bin/sh\necho "man $*"\n')
     script.chmod(0o755)
     found = plain.in_environment(PATH=f"{script.parent}:{plain.environment['PATH']}").git("theta", "--help")
     assert found == "man git-theta"

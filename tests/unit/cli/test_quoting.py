@@ -5,7 +5,9 @@ import pytest
 from theta_daemon.cli import quoting
 
 
-@pytest.mark.parametrize("text", [b"", b"a b", b'"\\', b"\n\t\r\a\x00\x7f\x1f", "é".encode(), b"\xff", bytes(range(256))])
+@pytest.mark.parametrize(
+    "text", [b"", b"a b", b'"\\', b"\n\t\r\a\x00\x7f\x1f", "é".encode(), b"\xff", bytes(range(256))]
+)
 def test_what_is_quoted_is_read_again(text: bytes) -> None:
     quoted = quoting.quote(text)
     assert quoting.unquote(b"x " + quoted + b" y", 2) == (text, 2 + len(quoted))

@@ -37,7 +37,8 @@ def test_a_file_is_its_operations_in_order() -> None:
 
 def test_views_are_passed_on_as_they_are() -> None:
     view = memoryview(VALUES[0])
-    assert list(emit(Layout("x", (W,), (GroupOp(0),)), lambda index: view, refuse))[0] is view
+    (piece,) = emit(Layout("x", (W,), (GroupOp(0),)), lambda index: view, refuse)
+    assert piece is view
 
 
 def test_nothing_is_asked_for_before_it_is_needed() -> None:
@@ -51,9 +52,7 @@ def test_nothing_is_asked_for_before_it_is_needed() -> None:
         return ask
 
     pieces = emit(GOOD, asking("group", values), asking("opaque", chunks))
-    seen = []
-    for piece in pieces:
-        seen.append((len(piece), list(asked)))
+    seen = [(len(piece), list(asked)) for piece in pieces]
     assert seen[0] == (4, [])
     assert seen[1] == (16, ["group 1"])
     assert seen[3] == (5, ["group 1", "opaque 0"])

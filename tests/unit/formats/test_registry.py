@@ -8,7 +8,8 @@ import safetensors.numpy
 
 from tests.support.streams import Pieces, take
 from theta_daemon.errors import CheckpointError, UnsupportedError
-from theta_daemon.formats import registry, safetensors as subject
+from theta_daemon.formats import registry
+from theta_daemon.formats import safetensors as subject
 from theta_daemon.formats.layout import CanonicalTensor
 from theta_daemon.formats.source import Source
 

@@ -192,9 +192,19 @@ def test_a_full_disk_is_explained(spooling: Spooling, tmp_path: Path, monkeypatc
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_missing_spool_directory_is_explained(tmp_path: Path) -> None:
-    source = Source(Pieces(DATA), tmp_path / "gone")
-    with pytest.raises(RepositoryError, match="No such file"):
+def test_the_spool_directory_is_made_when_it_is_needed(tmp_path: Path) -> None:
+    with closing(Source(Pieces(DATA), tmp_path / "theta" / "temporary")) as source:
+        source.read(1000)
+        assert list(tmp_path.iterdir()) == []
+        assert source.spool().size == len(DATA) - 1000
+
+
+def test_a_spool_directory_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        closing(Source(Pieces(DATA), tmp_path / "file" / "temporary")) as source,
+        pytest.raises(RepositoryError, match=r"cannot keep the rest .*: Not a directory"),
+    ):
         source.spool()
 
 

@@ -44,6 +44,11 @@ def agreed(*capabilities: str) -> FilterClient:
     return client
 
 
+def skip(client: FilterClient) -> None:
+    while client.next_event() is not NEED_DATA:
+        pass
+
+
 def asking(client: FilterClient | None = None, *, can_delay: bool = False) -> FilterClient:
     client = client or agreed()
     client.send(Request("smudge", b"a", can_delay=can_delay))
@@ -117,16 +122,16 @@ def test_P5_no_status_is_refused() -> None:
         heard(asking(), listed(b"something=else"))
 
 
-@pytest.mark.parametrize("said", [b"", b"0013status=success\n", listed(b"status=success"), listed(b"status=success") + b"0009he"])
+@pytest.mark.parametrize(
+    "said", [b"", b"0013status=success\n", listed(b"status=success"), listed(b"status=success") + b"0009he"]
+)
 def test_P5_a_filter_that_ends_is_refused(said: bytes) -> None:
     client = asking()
     for data in [said, b""] if said else [b""]:
-        while client.next_event() is not NEED_DATA:
-            pass
+        skip(client)
         client.receive_data(data)
     with pytest.raises(ProtocolError, match="end"):
-        while client.next_event() is not NEED_DATA:
-            pass
+        skip(client)
 
 
 def test_P6_the_last_status_counts_and_unknown_keys_do_not() -> None:
@@ -156,7 +161,9 @@ def test_D1_delayed_is_refused_where_the_file_cannot_wait() -> None:
         heard(asking(), listed(b"status=delayed"))
     with pytest.raises(ProtocolError, match="cannot wait"):
         heard(asking(can_delay=True), listed(b"status=delayed"))
-    assert heard(asking(agreed("smudge", "delay"), can_delay=True), listed(b"status=delayed")) == Status(Outcome.DELAYED)
+    assert heard(asking(agreed("smudge", "delay"), can_delay=True), listed(b"status=delayed")) == Status(
+        Outcome.DELAYED
+    )
 
 
 def test_D1_delayed_is_no_last_word() -> None:

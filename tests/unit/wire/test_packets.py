@@ -24,8 +24,22 @@ def test_F5_lengths(header: bytes, length: int) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [b"0001", b"0002", b"0003", b"fff1", b"ffff"]
-    + [b"+00f", b"-00f", b"0x0f", b" 00f", b"00f ", b"\t00f", b"0_0f", b"000g", b"00\xb2f", b"\x00\x00\x00\x0a", b"000"],
+    [
+        *(b"0001", b"0002", b"0003", b"fff1", b"ffff"),
+        *(
+            b"+00f",
+            b"-00f",
+            b"0x0f",
+            b" 00f",
+            b"00f ",
+            b"\t00f",
+            b"0_0f",
+            b"000g",
+            b"00\xb2f",
+            b"\x00\x00\x00\x0a",
+            b"000",
+        ),
+    ],
 )
 def test_F5_bad_lengths(header: bytes) -> None:
     with pytest.raises(ProtocolError, match="packet length"):
@@ -53,12 +67,13 @@ def test_pieces_are_slices_of_what_was_fed() -> None:
 def test_a_packet_that_was_cut_is_handed_out_in_parts() -> None:
     reader = PacketReader()
     reader.feed(b"0009he")
-    assert not reader.inside
+    inside = [reader.inside]
     assert read_all(reader) == [b"he", Mark.NEED_DATA]
-    assert reader.inside
+    inside.append(reader.inside)
     reader.feed(b"llo00")
     assert read_all(reader) == [b"llo", Mark.NEED_DATA]
-    assert not reader.inside
+    inside.append(reader.inside)
+    assert inside == [False, True, False]
     reader.feed(b"00")
     assert read_all(reader) == [Mark.FLUSH, Mark.NEED_DATA]
     reader.feed(b"")

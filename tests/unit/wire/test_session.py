@@ -159,7 +159,9 @@ def test_R1_can_delay_is_1_or_nothing(value: bytes) -> None:
     assert asked(b"command=clean", b"pathname=a", b"can-delay=" + value) == Request("clean", b"a")
 
 
-@pytest.mark.parametrize("path", [b" ", b"a 'q' \"$x,=.r", b"caf\xe9", b"\xff\xfe", b"a\nb", b"a\n", b"\n", b"x" * 65506])
+@pytest.mark.parametrize(
+    "path", [b" ", b"a 'q' \"$x,=.r", b"caf\xe9", b"\xff\xfe", b"a\nb", b"a\n", b"\n", b"x" * 65506]
+)
 def test_R2_paths_are_raw_bytes(path: bytes) -> None:
     assert asked(b"command=clean", b"pathname=" + path) == Request("clean", path)
 
@@ -360,7 +362,7 @@ class TestDelay:
         session.send(Status(Outcome.DELAYED))
         assert sent(session) == listed(b"status=delayed")
         awaiting_reply(session)
-        with pytest.raises(LocalProtocolError, match="cannot wait|can wait"):
+        with pytest.raises(LocalProtocolError, match="can wait"):
             session.send(Status(Outcome.DELAYED))
         session.send(Status(Outcome.ERROR))
 

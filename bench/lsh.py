@@ -1,0 +1,126 @@
+"""`python -m bench.lsh`: git-theta's hash of a tensor, computed by it (numba) and by us (numpy), per value.
+
+Both are warm: git-theta compiles its loop anew in every process and draws its random numbers anew for every tensor,
+none of which is counted here. It splits one tensor over its threads; ours hashes one tensor a thread, so "2 threads"
+are two tensors at once, and a value's time is the wall time over all values of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from bench.contenders import PEER_BIN
+from theta_daemon.metadata import lsh
+
+COUNTS = (768, 65_536, 4_194_304)
+ROUNDS = 7
+VALUES = 1 << 22  # hashed in each round, by many calls where tensors are small
+
+# Runs in git-theta's environment: for each line "count calls" it answers "seconds signature".
+_PEER = """
+import sys, time
+import numpy as np
+from git_theta.lsh import get_lsh
+hasher = get_lsh()
+for line in sys.stdin:
+    count, calls = map(int, line.split())
+    values = np.random.default_rng(count).standard_normal(count).astype(np.float32)
+    hasher.hash(values)
+    start = time.perf_counter()
+    for _ in range(calls):
+        found = hasher.hash(values)
+    print(time.perf_counter() - start, *found, flush=True)
+"""
+
+
+class Peer:
+    """git-theta's hash in a process of its own, with so many threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._process = subprocess.Popen(
+            [PEER_BIN / "python", "-W", "ignore", "-c", _PEER],
+            env=os.environ | {"NUMBA_NUM_THREADS": str(threads)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.communicate()
+
+    def __call__(self, count: int, calls: int) -> tuple[float, tuple[int, ...]]:
+        """Return the seconds for so many calls, and the signature."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{count} {calls}\n")
+        self._process.stdin.flush()
+        seconds, *signature = self._process.stdout.readline().split()
+        return float(seconds), tuple(map(int, signature))
+
+
+def ours(threads: int) -> Callable[[int, int], tuple[float, tuple[int, ...]]]:
+    """Return our hash of `threads` tensors at once, as a function like a Peer."""
+
+    def run(count: int, calls: int) -> tuple[float, tuple[int, ...]]:
+        values = np.random.default_rng(count).standard_normal(count).astype(np.float32)
+        raw = values.tobytes()
+        signature = lsh.signature(raw, "float32")
+
+        def hash_all() -> None:
+            for _ in range(calls):
+                lsh.signature(raw, "float32")
+
+        workers = [threading.Thread(target=hash_all) for _ in range(threads)]
+        start = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return (time.perf_counter() - start) / threads, signature
+
+    return run
+
+
+def main() -> None:
+    """Print nanoseconds a value, the best of some rounds taken in turn."""
+    parser = argparse.ArgumentParser(prog="python -m bench.lsh", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer values and rounds")
+    options = parser.parse_args()
+    rounds, values = (3, VALUES // 4) if options.quick else (ROUNDS, VALUES)
+    if not (PEER_BIN / "git-theta").exists():
+        raise SystemExit("bench: git-theta 0.2.0 is not installed: scripts/setup git-theta .venv-git-theta")
+
+    both = len(os.sched_getaffinity(0))
+    print(f"\nlocality-sensitive hash of float32, ns a value (best of {rounds} rounds)\n")
+    print(f"{'values':>10}  {'threads':>7}  {'git-theta':>9}  {'ours':>6}  {'ratio':>5}")
+    for threads in sorted({1, both}):
+        with Peer(threads) as theirs:
+            mine = ours(threads)
+            for count in COUNTS:
+                calls = max(1, values // count)
+                times: list[tuple[float, float]] = []
+                for _ in range(rounds):
+                    their_time, their_signature = theirs(count, calls)
+                    my_time, my_signature = mine(count, calls)
+                    if their_signature != my_signature:
+                        raise SystemExit(f"bench: the signatures of {count} values differ")
+                    times.append((their_time, my_time))
+                them, us = (min(column) * 1e9 / (calls * count) for column in zip(*times, strict=True))
+                print(f"{count:>10}  {threads:>7}  {them:>9.1f}  {us:>6.1f}  {them / us:>5.2f}")
+
+
+if __name__ == "__main__":
+    main()

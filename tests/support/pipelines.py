@@ -1,0 +1,93 @@
+"""The pipelines without git: a store in a folder, and a record that the test writes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tests.support.streams import Pieces
+from theta_daemon.pipelines.clean import clean
+from theta_daemon.pipelines.services import Services, open_services
+from theta_daemon.pipelines.smudge import smudge
+from theta_daemon.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """One earlier content of a path."""
+
+    origin: str
+    data: bytes
+
+
+@dataclass(slots=True)
+class WrittenRecord:
+    """A record that holds, for every path, what the test put into it."""
+
+    contents: list[bytes] = field(default_factory=list)
+
+    def candidates(self, path: bytes) -> Iterator[Earlier]:
+        del path
+        return (Earlier(f"number {number}", data) for number, data in enumerate(self.contents))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass(slots=True)
+class Bench:
+    """A pair of pipelines over one store."""
+
+    services: Services
+    record: WrittenRecord
+    warnings: list[str]
+
+    @classmethod
+    def at(cls, directory: Path, **changes: object) -> Bench:
+        """Make one below `directory`; `changes` are settings."""
+        warnings: list[str] = []
+        record = WrittenRecord()
+        settings = replace(plain_settings(directory), **changes)  # type: ignore[arg-type]
+        services = open_services(settings, lambda path, text: warnings.append(f"{path.decode()}: {text}"))
+        return cls(replace(services, record=record), record, warnings)
+
+    def clean(self, content: bytes, path: bytes = b"model", sizes: tuple[int, ...] = ()) -> bytes:
+        """Return the metadata for `content`, read in short pieces where `sizes` are given."""
+        readable = Pieces(content, sizes) if sizes else io.BytesIO(content)
+        return b"".join(clean(self.services, path, readable))
+
+    def smudge(self, metadata: bytes, path: bytes = b"model") -> bytes:
+        """Return the checkpoint for `metadata`."""
+        return b"".join(bytes(piece) for piece in smudge(self.services, path, io.BytesIO(metadata)))
+
+    def fresh(self) -> Bench:
+        """Return pipelines over the same store in what would be another process: nothing is remembered."""
+        other = Bench.at(self.services.settings.directory)
+        other.services = replace(other.services, settings=self.services.settings, record=self.record)
+        return other
+
+    def close(self) -> None:
+        """End the workers."""
+        self.services.close()
+
+
+def plain_settings(directory: Path) -> Settings:
+    """Return settings for a repository in `directory`, with everything at its default."""
+    return Settings(
+        directory=directory,
+        git_dir=directory / ".git",
+        common_dir=directory / ".git",
+        work_tree=directory,
+        index_file=directory / ".git" / "index",
+        lfs_storage=directory / ".git" / "lfs",
+        alternates=(),
+        compatible="auto",
+        fsync=False,
+        checkpoint_type=None,
+        workers=2,
+        memory_limit=64 << 20,
+        trace=False,
+        child_environment={},
+    )
