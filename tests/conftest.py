@@ -17,9 +17,15 @@ import pytest
 from tests.support import environment, models
 from tests.support.repository import Repository
 
-hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
-hypothesis.settings.register_profile("thorough", parent=hypothesis.settings.get_profile("fixed"), max_examples=2000)
-hypothesis.settings.register_profile("explore", deadline=None, max_examples=5000, print_blob=True)
+# How fast an example comes says something about the machine, nothing about the code.
+_SLOW = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile(
+    "fixed", derandomize=True, deadline=None, database=None, suppress_health_check=_SLOW
+)
+hypothesis.settings.register_profile("thorough", parent=hypothesis.settings.get_profile("fixed"), max_examples=1000)
+hypothesis.settings.register_profile(
+    "explore", deadline=None, max_examples=5000, print_blob=True, suppress_health_check=_SLOW
+)
 hypothesis.settings.load_profile("fixed")
 
 

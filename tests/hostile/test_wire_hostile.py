@@ -132,6 +132,13 @@ def test_lists_within_the_limits_are_read() -> None:
     assert drive(FilterSession(), data, 65520)
 
 
+def test_the_limits_are_those_of_one_list() -> None:
+    request = (
+        list_of(1, b"command=clean") + list_of(1, b"pathname=" + b"b" * 65507) + list_of(200, b"a=b") + b"00000000"
+    )
+    assert drive(FilterSession(), HANDSHAKE + request * 20, 65520)
+
+
 def test_a_list_of_paths_without_end_is_refused() -> None:
     client = client_at("list")
     path = list_of(100, b"pathname=" + b"b" * 65507)

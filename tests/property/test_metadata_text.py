@@ -14,6 +14,7 @@ from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry, FileEntry
 _hex = st.text("0123456789abcdef", min_size=64, max_size=64)
 _sizes = st.integers(0, 2**63 - 1)
 _tokens = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-", min_size=1, max_size=12)
+_formats = st.from_regex(r"[a-z0-9][a-z0-9-]{0,9}", fullmatch=True)
 _refs = st.builds(ObjectRef, _hex, _sizes)
 _digests_and_replays = st.one_of(
     st.just((None, ())), st.tuples(_hex, st.lists(st.builds(Update, _tokens, _hex, _sizes), max_size=3).map(tuple))
@@ -50,7 +51,7 @@ def metadata(draw: st.DrawFn) -> Metadata:
     """Draw any metadata that the pipelines could make."""
     named = names.assign(draw(st.lists(st.lists(_keys, max_size=4), max_size=6)))
     entries = {name: draw(_entries()) for name in named}
-    file = st.builds(FileEntry, _tokens, _refs, st.lists(_refs, max_size=12).map(tuple))
+    file = st.builds(FileEntry, _formats, _refs, st.lists(_refs, max_size=12).map(tuple))
     return Metadata(entries, draw(st.one_of(st.none(), file)))
 
 

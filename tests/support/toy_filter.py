@@ -36,6 +36,8 @@ class Toy:
         behaviour = path.rpartition(b".")[2]
         if behaviour == b"unread":
             raise CheckpointError("not worth reading")
+        if behaviour == b"skip":
+            return
         if behaviour == b"lazy":
             yield b"too early"
         whole = read_all(content)

@@ -63,7 +63,7 @@ def test_a_missing_git_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 def test_a_missing_directory_is_not_taken_for_a_missing_git(tmp_path: Path, scripted: dict[str, str]) -> None:
     script(tmp_path, "true")
-    with pytest.raises(RepositoryError, match="git cannot be run in .*/gone: No such file"):
+    with pytest.raises(RepositoryError, match=r"git cannot be run in .*/gone: No such file"):
         gitcmd.start(["status"], scripted, tmp_path / "gone")
 
 

@@ -154,7 +154,9 @@ def test_lfs_storage_elsewhere(load: Load) -> None:
 
 
 def test_no_work_tree(load: Load) -> None:
-    found = load(places="true\n.\n.\nindex\nobjects\n", git='echo "fatal: this must be run in a work tree" >&2; exit 128')
+    found = load(
+        places="true\n.\n.\nindex\nobjects\n", git='echo "fatal: this must be run in a work tree" >&2; exit 128'
+    )
     assert found.work_tree is None
 
 

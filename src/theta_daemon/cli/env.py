@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _PACKAGES = ("blake3", "isal", "msgpack", "numcodecs", "numpy", "pygit2", "tensorstore", "torch", "safetensors")
 _VARIABLES = ("GIT_THETA_", "THETA_", "GIT_LFS_SKIP_SMUDGE")
 _CONFIGURATION = r"^(theta\..*|(filter|merge|diff)\.theta\..*|lfs\.(storage|url)|core\.fsync)$"
+
+# People paste what this prints.
+_CREDENTIALS = re.compile(r"://[^/@\s]+@")
 
 
 def run(arguments: argparse.Namespace, place: Place) -> int:
@@ -63,7 +67,7 @@ def _show_configuration(place: Place) -> None:
     fields = rows.split(b"\0")[:-1]
     for origin, entry in zip(fields[::2], fields[1::2], strict=True):
         key, _, value = entry.partition(b"\n")
-        say(f"{printable(key)}={printable(value)} ({printable(origin)})")
+        say(f"{printable(key)}={_CREDENTIALS.sub('://***@', printable(value))} ({printable(origin)})")
     for name, setting in sorted(place.environment.items()):
         if name.startswith(_VARIABLES):
             say(f"{name}={printable(os.fsencode(setting))}")

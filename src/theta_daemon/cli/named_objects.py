@@ -37,9 +37,9 @@ def staged(top: bytes | None = None) -> Iterator[tuple[str, bytes]]:
             yield blob.decode("ascii"), path
 
 
-def contents(blobs: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (blob id, content) of every blob that is small enough to be metadata, each once."""
-    yield from git.blobs(list(dict.fromkeys(blobs)), text.MAX_SIZE)
+def contents(blobs: Iterable[str], limit: int = text.MAX_SIZE) -> Iterator[tuple[str, bytes]]:
+    """Yield (blob id, content) of every blob that is small enough to be metadata (`limit` bytes), each once."""
+    yield from git.blobs(list(dict.fromkeys(blobs)), limit)
 
 
 def is_metadata(content: bytes) -> bool:

@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
             missing.pop(oid, None)
     if missing:
         raise _missing(missing)
-    oids = sorted(oid for oid in wanted if _lies_in(here.lfs_objects, oid))
+    oids = sorted(oid for oid in wanted if _place(here.lfs_objects, oid).is_file())
     if oids:
         note(f"sending {count(len(oids), 'object')} to {arguments.remote}")
         lfs.push(_lfs_name(arguments.remote, arguments.url), oids)
@@ -132,33 +132,38 @@ def _named(blobs: dict[str, bytes]) -> dict[str, Found]:
 
 
 def _bring_in(here: Settings, found: Found) -> bool:
-    """Make sure that git-lfs finds an object where it looks, and tell whether it does."""
-    oid = found.named.oid
-    target = _place(here.lfs_objects, oid)
-    for store in (here.lfs_objects, here.theta_dir / "objects", *here.alternates):
-        source = _place(store, oid)
-        if not source.is_file():
-            continue
-        size = source.stat().st_size
-        if size != found.named.size:
-            raise CorruptObject(
-                f"object {oid} has {size} bytes and should have {found.named.size}",
-                path=found.path,
-                parameter=found.named.parameter,
-                hint=f"remove {source} and fetch it again",
-            )
-        if source != target:
-            durable.link(source, target, temporary=target.parent)
+    """Make sure that git-lfs finds an object where it looks, and tell whether it does.
+
+    Raises CorruptObject where only files of another size have its name: git-lfs would send one of those.
+    """
+    named = found.named
+    stores = (here.lfs_objects, here.theta_dir / "objects", *here.alternates)
+    sizes = {store: _size(_place(store, named.oid)) for store in stores}
+    target = _place(here.lfs_objects, named.oid)
+    if sizes[here.lfs_objects] == named.size:
         return True
+    for store, size in sizes.items():
+        if size == named.size:
+            replace = sizes[here.lfs_objects] is not None
+            durable.link(_place(store, named.oid), target, temporary=here.lfs_storage / "tmp", replace=replace)
+            return True
+    for store, size in sizes.items():
+        if size is not None:
+            raise CorruptObject(
+                f"object {named.oid} has {size} bytes and should have {named.size}",
+                path=found.path,
+                parameter=named.parameter,
+                hint=f"remove {_place(store, named.oid)} and restore it from a clone that has it",
+            )
     return False
-
-
-def _lies_in(store: Path, oid: str) -> bool:
-    return _place(store, oid).is_file()
 
 
 def _place(store: Path, oid: str) -> Path:
     return store / oid[:2] / oid[2:4] / oid
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _missing(missing: dict[str, Found]) -> MissingObject:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import argparse
 
 _SHOWN = 5
+_HINT_LIMIT = 16 << 20  # bytes: what is larger counts as a checkpoint here, unread; metadata this large is rare
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,7 @@ def show_tracked() -> int:
     """List every pattern with our filter, and the line where it stands."""
     top = git.line("rev-parse", "--show-toplevel")
     for name in tracking.attribute_files(top):
-        for number, line in enumerate(tracking.lines(top, name), 1):
+        for number, line in enumerate(tracking.read_lines(top, name), 1):
             if line.pattern is not None and line.get(b"filter") == b"filter=theta":
                 emit(quoted(line.pattern) + b"\t" + quoted(name) + b":%d\n" % number)
     return 0
@@ -80,9 +81,9 @@ def from_top(typed: bytes, prefix: bytes, top: bytes) -> bytes:
         raise UsageError("is not a pattern for files", path=typed)
     pattern = attributes.literal(typed) if is_file or typed.startswith(b"!") else typed
     if typed.startswith(b"/"):
-        place = os.path.join(os.path.realpath(os.path.dirname(typed)), os.path.basename(typed))
-        if place.startswith(os.path.join(top, b"")):
-            pattern, prefix = place.removeprefix(os.path.join(top, b"")), b""
+        real = os.path.join(os.path.realpath(os.path.dirname(typed)), os.path.basename(typed))
+        if real.startswith(os.path.join(top, b"")):
+            pattern, prefix = real.removeprefix(os.path.join(top, b"")), b""
             pattern = attributes.literal(pattern) if is_file else pattern
         elif is_file:
             raise UsageError("is outside of this work tree", path=typed)
@@ -140,9 +141,8 @@ def _show_unconverted(top: bytes, prefix: bytes, patterns: list[bytes], staged: 
     """Name the files that git holds raw: they are not converted until they are added again."""
     found = tracking.matches(top, patterns, list(staged))
     tracked = {path: staged[path] for path, indices in found.items() if indices}
-    converted = {
-        blob for blob, content in named_objects.contents(tracked.values()) if named_objects.is_metadata(content)
-    }
+    contents = named_objects.contents(tracked.values(), _HINT_LIMIT)
+    converted = {blob for blob, content in contents if named_objects.is_metadata(content)}
     raw = sorted(path for path, blob in tracked.items() if blob not in converted)
     if raw:
         names = " ".join(shown(posixpath.relpath(path, prefix or b".")) for path in raw[:_SHOWN])

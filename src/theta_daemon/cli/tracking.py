@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from theta_daemon import durable
 from theta_daemon.cli import attributes, git
-from theta_daemon.errors import RepositoryError
+from theta_daemon.errors import RepositoryError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from theta_daemon.cli.attributes import Line
 
 _FILE_LIMIT = 100 << 20  # attr.h: ATTR_MAX_FILE_SIZE
+_ASKED = 20
 _PROBE = b"theta-matches-"
 _UNSET = {b"unspecified", b"theta"}
 
@@ -37,7 +38,7 @@ class Origin:
 
     def __str__(self) -> str:
         """Return `file:line` for a message."""
-        return f"{os.fsdecode(self.file)}:{self.number}"
+        return f"{printable(self.file)}:{self.number}"
 
 
 def read(path: Path) -> tuple[bytes, int | None]:
@@ -59,12 +60,6 @@ def read(path: Path) -> tuple[bytes, int | None]:
 def write(path: Path, data: bytes, mode: int | None) -> None:
     """Replace a .gitattributes file at once, with the permissions it had."""
     durable.write(path, [data], temporary=path.parent, mode=mode)
-
-
-def filters(top: bytes, paths: Sequence[bytes]) -> list[bytes]:
-    """Return the value of `filter` that is in effect for each path."""
-    stdin = b"".join(path + b"\0" for path in paths)
-    return git.items("check-attr", "-z", "--stdin", "filter", stdin=stdin, directory=top)[2::3]
 
 
 def matches(top: bytes, patterns: Sequence[bytes], paths: Sequence[bytes]) -> dict[bytes, list[int]]:
@@ -92,11 +87,17 @@ def conflict(top: bytes, paths: Sequence[bytes]) -> tuple[bytes, Origin] | None:
 
     What the user's or the machine's attribute file says is no conflict: .gitattributes counts for more.
     """
-    for path, value in zip(paths, filters(top, paths), strict=True):
-        if value not in _UNSET:
-            origin = _origin(top, path)
-            if origin is not None:
-                return path, origin
+    rows = git.items(
+        *("-c", "core.attributesFile=/dev/null", "check-attr", "-z", "--stdin", "filter"),
+        stdin=b"".join(path + b"\0" for path in paths),
+        directory=top,
+    )
+    others = [path for path, _, value in zip(rows[::3], rows[1::3], rows[2::3], strict=True) if value not in _UNSET]
+    # Those without a line are the work of the machine's file, /etc/gitattributes; thousands of them need no asking.
+    for path in others[:_ASKED]:
+        origin = _origin(top, path)
+        if origin is not None:
+            return path, origin
     return None
 
 
@@ -129,7 +130,7 @@ def attribute_files(top: bytes) -> list[bytes]:
     return sorted(set(names))
 
 
-def lines(top: bytes, file: bytes) -> list[Line]:
+def read_lines(top: bytes, file: bytes) -> list[Line]:
     """Return the lines of an attribute file, none where git would not read it."""
     try:
         return attributes.parse(read(Path(os.fsdecode(os.path.join(top, file))))[0])
@@ -165,7 +166,7 @@ def _files_for(top: bytes, path: bytes) -> list[tuple[bytes, bytes, list[Line]]]
     for depth in range(len(parts), -1, -1):
         base = b"".join(part + b"/" for part in parts[:depth])
         files.append((base + attributes.NAME, base))
-    return [(file, base, lines(top, file)) for file, base in files]
+    return [(file, base, read_lines(top, file)) for file, base in files]
 
 
 def _filter_macros(lines: Iterable[Line]) -> set[bytes]:

@@ -86,8 +86,8 @@ def read(source: Source) -> Iterator[Part]:
     del header
     for index in order:
         yield Hole(index)
-    rest = len(source.peek(PEEK_LIMIT))
-    if rest:
+    if source.peek(1):
+        rest = len(source.peek(PEEK_LIMIT))
         extent = f"at least {rest}" if rest == PEEK_LIMIT else f"{rest}"
         raise _damaged(f"{extent} bytes follow the last tensor, at {source.position}")
 

@@ -64,8 +64,8 @@ class SpooledTail:
 class Source:
     """Buffered exact reads over a `Readable`.
 
-    `position` is the number of bytes consumed so far. `spool_directory` is where `spool` puts its file, and is made then
-    (None: the system's directory for temporary files).
+    `position` is the number of bytes consumed so far. `spool` puts its file into `spool_directory` and makes that where
+    it is missing (None: the system's directory for temporary files).
     """
 
     def __init__(self, readable: Readable, spool_directory: Path | None = None) -> None:

@@ -79,8 +79,8 @@ class _Reader:
         if self._contents is None:
             raise CheckpointError("this zip is not a torch checkpoint: it holds no data.pkl")
         yield from self._announce(self._contents)
-        self._contents.check_complete()
         yield from self._end()
+        self._contents.check_complete()
 
     def _peek_header(self) -> LocalHeader:
         length = zips.local_length(self._source.peek(zips.LOCAL_SIZE))

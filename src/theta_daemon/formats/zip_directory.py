@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from theta_daemon.formats.source import SpooledTail
 
-MAX_TRAILER = 0xFFFF  # bytes behind the end record, its comment included: as far as torch looks for it
+MAX_TRAILER = 1 << 17  # bytes behind the end record; torch finds it before 69 thousand bytes at most
 MAX_ENTRIES = 1 << 22
 
 _LONGEST_HEADER = CENTRAL_SIZE + 3 * 0xFFFF  # name, extra fields and comment have 16-bit lengths

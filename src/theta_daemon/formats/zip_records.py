@@ -118,7 +118,10 @@ def find_descriptor(window: bytes, before: int, *, stored: bool) -> int | None:
     """Return where in `window` the record ends of which `before` bytes came earlier, None where that cannot be seen."""
     at = window.find(DESCRIPTOR)
     while at >= 0:
-        if descriptor_length(window[at : at + DESCRIPTOR_WINDOW], before + at, stored=stored) is not None:
+        # the cheap look first: data may be full of signatures
+        if window[at + 8 : at + 12] == (before + at & _MAX32).to_bytes(4, "little") and descriptor_length(
+            window[at : at + DESCRIPTOR_WINDOW], before + at, stored=stored
+        ):
             return at
         at = window.find(DESCRIPTOR, at + 1)
     return None

@@ -112,16 +112,21 @@ class GitRecord:
         return self._listed(["ls-tree", "--full-tree", commit], b":(literal)" + path, path).get(0)
 
     def _listed(self, command: list[str], pathspec: bytes, path: bytes) -> dict[int, bytes]:
-        """Return the blob ids of `path` by stage, as `git ls-files` or `git ls-tree` tells them; {} where git fails."""
-        code, out, _ = gitcmd.collect(
+        """Return the blob ids of `path` by stage, as `git ls-files` or `git ls-tree` tells them."""
+        code, out, err = gitcmd.collect(
             gitcmd.start(
                 [*command, "-z", "--", os.fsdecode(pathspec)],
                 local_environment(self._settings),
                 self._settings.directory,
             )
         )
+        if code != 0:
+            # ls-tree fails where there is no such commit; both where a partial clone lacks a tree.
+            if command[0] == "ls-files" and b"promisor" not in err:
+                raise gitcmd.failure("git ls-files", code, err)
+            return {}
         found: dict[int, bytes] = {}
-        for line in out.split(b"\0") if code == 0 else []:
+        for line in out.split(b"\0"):
             facts, _, name = line.partition(b"\t")
             if name == path:
                 _, second, third = facts.split(b" ")  # "mode id stage", or "mode type id"

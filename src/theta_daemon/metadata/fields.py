@@ -24,6 +24,7 @@ MAX_DEPTH = 256  # components of the longest name
 _INT64 = 1 << 63
 _HASHES = 16
 _OID = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(DIGEST_PREFIX + _OID.pattern)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _SHAPE = re.compile(rf"\(\)|\(({_DECIMAL.pattern}),\)|\((?:{_DECIMAL.pattern})(?:, (?:{_DECIMAL.pattern})){{1,63}}\)")
@@ -83,7 +84,7 @@ def _ours(value: object) -> tuple[str, tuple[Update, ...]]:
     text = ours["digest"]
     if isinstance(text, str) and not text.startswith(DIGEST_PREFIX):
         raise UnsupportedError(f"the digest {_show(text)} is not BLAKE3", hint=_NEWER)
-    digest = _match(re.compile(DIGEST_PREFIX + _OID.pattern), text, "digest")[len(DIGEST_PREFIX) :]
+    digest = _match(_DIGEST, text, "digest")[len(DIGEST_PREFIX) :]
     if "replay" not in ours:
         return digest, ()
     replay = ours["replay"]

@@ -215,8 +215,6 @@ def _chunk_shape(shape: tuple[int, ...], itemsize: int, most: int) -> tuple[int,
     chunks = [max(size, 1) for size in shape]
     for axis, size in enumerate(chunks):
         row = math.prod(chunks[axis + 1 :]) * itemsize
-        if size * row <= most:
-            break
         if row <= most:
             parts = -(-size // (most // row))
             chunks[axis] = -(-size // parts)

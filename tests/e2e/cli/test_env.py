@@ -27,6 +27,13 @@ def test_env_in_a_repository(repository: Repository) -> None:
     assert not any(line.startswith("Shared git directory") for line in lines)
 
 
+def test_env_shows_no_credentials(repository: Repository) -> None:
+    repository.git("config", "lfs.url", "https://me:secret@example.invalid/lfs")
+    said = repository.git("theta", "env")
+    assert "secret" not in said
+    assert "lfs.url=https://***@example.invalid/lfs (file:.git/config)" in said.splitlines()
+
+
 def test_env_in_a_linked_work_tree(repository: Repository) -> None:
     repository.git("commit", "--quiet", "--allow-empty", "--message", "first")
     repository.git("worktree", "add", "--quiet", "../linked")

@@ -125,7 +125,10 @@ def test_objects_in_the_stores_beside_it_are_sent(local: Repository, remote: Rep
     # `git lfs prune` deletes objects that no pointer names; ours lie beside it, and a shared clone borrows.
     local.write("a.pt", metadata({"w": b"1", "b": b"2"}))
     local.commit("first")
-    store(local, b"1", place=local.git_directory / "theta" / "objects")
+    [oid] = store(local, b"1", place=local.git_directory / "theta" / "objects")
+    cut_off = local.git_directory / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    cut_off.parent.mkdir(parents=True)
+    cut_off.write_bytes(b"")
     lender = Repository.init(local.path.parent / "lender", local.environment)
     store(lender, b"2")
     info = local.git_directory / "objects" / "info"

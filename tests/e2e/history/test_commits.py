@@ -47,7 +47,7 @@ def commit(repository: Repository, **files: int | None) -> str:
 
 
 def changed(commits: Commits, revision: str) -> list[tuple[bytes, bytes | None, bytes]]:
-    return [(it.path, it.old and it.old.data, it.new.data) for it in commits.changed(revision)]
+    return [(it.path, it.old.data if it.old else None, it.new.data) for it in commits.changed(revision)]
 
 
 def in_range(commits: Commits, include: Sequence[str], exclude: Sequence[str] = ()) -> list[bytes]:
@@ -183,7 +183,7 @@ def test_a_range_may_be_left_early(repository: Repository, open_commits: OpenCom
         commit(repository, a_pt=value)
     walk = open_commits(repository).in_range(["HEAD"], [])
     next(walk)
-    walk.close()  # warnings are errors: a child that is left behind would fail the test
+    del walk  # warnings are errors: a child that is left behind would fail the test
 
 
 def test_a_damaged_history_is_an_error(repository: Repository, open_commits: OpenCommits) -> None:

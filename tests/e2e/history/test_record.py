@@ -22,7 +22,7 @@ ODD_PATHS = [
     b"carriage\r",
     b"carriage\r\n",
     b"\r",
-    b'quo"te\'s\\',
+    b"quo\"te's\\",
     b"caf\xc3\xa9",
     b"not\xff\xfeutf8",
     b"control\x01\x1b\x7f",
@@ -245,8 +245,8 @@ def test_paths_start_from_the_top_wherever_git_is_run(repository: Repository, op
     for name in ("m.pt", "d/m.pt", "m~", "d/m~"):
         commit(repository, len(name), name)
     record = open_record(repository.at(repository.path / "d"))
-    for name in (b"m.pt", b"d/m.pt", b"m~", b"d/m~"):
-        assert values(record, name) == [("index", len(name))]
+    for path in (b"m.pt", b"d/m.pt", b"m~", b"d/m~"):
+        assert values(record, path) == [("index", len(path))]
 
 
 def test_what_is_no_blob_is_no_candidate(repository: Repository, open_record: Open) -> None:
@@ -302,8 +302,8 @@ def test_a_sparse_index(stored: Repository, open_record: Open) -> None:
         commit(stored, len(name), name)
     stored.git("sparse-checkout", "set", "--cone", "--sparse-index", "in")
     record = open_record(stored)
-    for name in (b"in/m.pt", b"out/m.pt", b"out/deep/m~"):
-        assert values(record, name)[:1] == [("index", len(name))]
+    for path in (b"in/m.pt", b"out/m.pt", b"out/deep/m~"):
+        assert values(record, path)[:1] == [("index", len(path))]
 
 
 def test_an_index_of_the_callers_own(repository: Repository, open_record: Open, tmp_path: Path) -> None:
@@ -402,7 +402,9 @@ def test_a_partial_clone_is_never_filled(
 
 def objects(repository: Repository) -> list[Path]:
     """Return the packs and loose objects; a fetch would bring another pack."""
-    return sorted(it for pattern in ("??/*", "pack/*.pack") for it in (repository.path / ".git" / "objects").glob(pattern))
+    return sorted(
+        it for pattern in ("??/*", "pack/*.pack") for it in (repository.path / ".git" / "objects").glob(pattern)
+    )
 
 
 def test_a_shallow_clone(repository: Repository, open_record: Open, tmp_path: Path) -> None:
@@ -424,11 +426,12 @@ def test_a_damaged_object_is_an_error(repository: Repository, open_record: Open)
         values(open_record(repository), b"m.pt")
 
 
-def test_a_damaged_index_is_an_error(repository: Repository, open_record: Open) -> None:
+@pytest.mark.parametrize("path", [b"m.pt", b"m~"])
+def test_a_damaged_index_is_an_error(repository: Repository, open_record: Open, path: bytes) -> None:
     set_to(repository, 1)
     (repository.path / ".git" / "index").write_bytes(b"garbage" * 100)
     with pytest.raises(RepositoryError, match="index"):
-        values(open_record(repository), b"m.pt")
+        values(open_record(repository), path)
 
 
 def test_a_child_that_is_killed_is_an_error_once(repository: Repository) -> None:

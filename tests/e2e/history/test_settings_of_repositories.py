@@ -204,7 +204,9 @@ def test_alternates_are_those_that_git_counts(repository: Repository, tmp_path: 
     info = repository.path / ".git" / "objects" / "info"
     relative = os.path.relpath(tmp_path / "b" / ".git" / "objects", info.parent)
     quoted = str(tmp_path / 'q"uo te' / ".git" / "objects").replace('"', '\\"')
-    (info / "alternates").write_text(f'# {tmp_path}/c/.git/objects\n{tmp_path}/a/.git/objects\n\n{relative}\n"{quoted}"\n')
+    (info / "alternates").write_text(
+        f'# {tmp_path}/c/.git/objects\n{tmp_path}/a/.git/objects\n\n{relative}\n"{quoted}"\n'
+    )
     lender = repository.in_environment(GIT_ALTERNATE_OBJECT_DIRECTORIES=f'"{tmp_path}/env:x/.git/objects":')
     counted = [
         line.removeprefix("alternate: ").strip('"').replace('\\"', '"')

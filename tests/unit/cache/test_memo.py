@@ -75,7 +75,9 @@ def test_what_is_known_is_not_written_again(path: Path) -> None:
     assert len(lines(path)) == 1
 
 
-@pytest.mark.parametrize("wrong", ["", "a", "g" * 64, "A" * 64, "1" * 63, "1" * 65, "1" * 64 + "\n", "blake3:" + "1" * 64])
+@pytest.mark.parametrize(
+    "wrong", ["", "a", "g" * 64, "A" * 64, "1" * 63, "1" * 65, "1" * 64 + "\n", "blake3:" + "1" * 64]
+)
 def test_what_is_no_fact_is_a_mistake(path: Path, wrong: str) -> None:
     it = Memo(path)
     with pytest.raises(ValueError, match="64 hexadecimal digits"):
@@ -167,7 +169,8 @@ def test_from_many_processes(path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     processes = [
-        subprocess.Popen([sys.executable, "-c", program, str(path), str(number)], env=environment) for number in range(4)
+        subprocess.Popen([sys.executable, "-c", program, str(path), str(number)], env=environment)
+        for number in range(4)
     ]
     assert [process.wait() for process in processes] == [0] * 4
     assert all(memo._checks(line) for line in lines(path))

@@ -158,6 +158,7 @@ def test_handlers_that_cannot_be_made_fail_the_file_and_are_tried_again() -> Non
 
 def test_S4_a_handler_that_does_not_read_does_not_block_git(git: FakeGit) -> None:
     assert git.ask(clean(b"a.unread"), b"x" * 5_000_000).status is Outcome.ERROR
+    assert git.ask(clean(b"a.skip"), b"x" * 5_000_000) == Answer(OK)
 
 
 def test_R3_what_git_knows_gets_to_the_handler(git: FakeGit) -> None:

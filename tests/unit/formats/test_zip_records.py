@@ -100,7 +100,7 @@ def test_a_descriptor_over_4_gib() -> None:
 
 def test_what_looks_like_a_descriptor_inside_the_data_is_passed_over() -> None:
     fake = zips.DESCRIPTOR + bytes(12)
-    data = fake * 3
+    data = b"x" + fake * 3
     window = data + zips.DESCRIPTOR + struct.pack("<III", zlib.crc32(data), len(data), len(data)) + b"PK\3\4" + bytes(9)
     assert zips.find_descriptor(window, 0, stored=True) == len(data)
     assert zips.find_descriptor(window[: len(data) + 25], 0, stored=True) is None

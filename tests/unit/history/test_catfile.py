@@ -128,7 +128,7 @@ def test_a_raw_checkpoint_is_not_read_to_its_end(start: Start, tmp_path: Path) -
 def test_garbage_is_an_error_and_ends_the_child(start: Start, tmp_path: Path, answer: str) -> None:
     cat_file = start(always(answer))
     for count in (1, 2):
-        with pytest.raises(RepositoryError, match="git cat-file answered '.*' to 'HEAD:x'"):
+        with pytest.raises(RepositoryError, match=r"git cat-file answered '.*' to 'HEAD:x'"):
             cat_file.metadata(b"HEAD:x")
         assert starts(tmp_path) == count
 
@@ -167,7 +167,9 @@ def test_what_may_not_be_fetched_is_absent_and_the_next_question_starts_anew(sta
 
 
 def test_the_child_may_fetch_nothing(start: Start) -> None:
-    cat_file = start('read -r name; printf "%s {%s}{%s}\\n" "$name" "$GIT_NO_LAZY_FETCH" "${GIT_ALLOW_PROTOCOL-unset}" >&2')
+    cat_file = start(
+        'read -r name; printf "%s {%s}{%s}\\n" "$name" "$GIT_NO_LAZY_FETCH" "${GIT_ALLOW_PROTOCOL-unset}" >&2'
+    )
     with pytest.raises(RepositoryError, match=r"x \{1\}\{\}$"):
         cat_file.metadata(b"x")
 

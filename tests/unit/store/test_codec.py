@@ -158,6 +158,14 @@ def test_blosc_headers_that_lie(offset: int, form: str, value: int) -> None:
     assert guarded == b"\xaa" * len(guarded)
 
 
+def test_a_blosc_block_that_does_not_divide_into_elements() -> None:
+    # c-blosc cuts it into 3 parts of 170 bytes and leaves 2 bytes as they were: another value's, in a reused buffer.
+    parts = b"".join(struct.pack("<I", 170) + bytes(170) for _ in range(3))
+    piece = struct.pack("<BBBBIIIi", 2, 1, 1 << 5, 3, 512, 512, 20 + len(parts), 20) + parts
+    with pytest.raises(CorruptObject, match="blocks of 512 bytes, elements of 3"):
+        decompress("blosc", memoryview(piece), memoryview(bytearray(512)))
+
+
 @pytest.mark.parametrize("start", [-1, -(2**31), 2**31 - 1, 0, 12, 10**6])
 def test_blosc_offsets_that_lead_outside(start: int) -> None:
     piece = bytearray(COMPRESSORS["blosc"](RAW))

@@ -110,6 +110,21 @@ def test_an_object_of_git_lfs_gets_our_name_when_written(store: ObjectStore) -> 
     assert place(store.theta_objects, ref).samefile(lfs)
 
 
+def test_an_object_that_is_pruned_while_it_is_written(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = ref_of(b"data")
+    lfs = put(store.lfs_objects, ref, b"data")
+
+    def prune_first(*_: object) -> None:
+        monkeypatch.undo()
+        lfs.unlink()
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "link", prune_first)
+    place(store.theta_objects, ref).parent.mkdir(parents=True)
+    store.write([b"data"])
+    assert place(store.theta_objects, ref).read_bytes() == b"data"
+
+
 def test_reading_restores_what_git_lfs_pruned(store: ObjectStore) -> None:
     ref = store.write([b"data"])
     lfs = place(store.lfs_objects, ref)
@@ -149,10 +164,12 @@ def test_missing(store: ObjectStore) -> None:
     assert not store.contains(ref.oid, ref.size)
 
 
-def test_truncated_everywhere(store: ObjectStore) -> None:
-    ref = ref_of(b"data")
-    put(store.lfs_objects, ref, b"dat")
-    with pytest.raises(CorruptObject, match="3 bytes instead of 4"):
+@pytest.mark.parametrize("size", [4, 2 * LARGE])
+@pytest.mark.parametrize("change", [-1, 1, LARGE])
+def test_another_size_everywhere(store: ObjectStore, size: int, change: int) -> None:
+    ref = ref_of(bytes(size))
+    put(store.lfs_objects, ref, bytes(size + change))
+    with pytest.raises(CorruptObject, match=f"{size + change} bytes instead of {size}"):
         store.open(ref)
     assert not store.contains(ref.oid, ref.size)
 

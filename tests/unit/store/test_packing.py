@@ -84,8 +84,12 @@ def test_refuses_more_keys_than_allowed() -> None:
     assert len(packing.split(memoryview(data), 101)["a"]) == 100
     with pytest.raises(CorruptObject, match="100 keys"):
         packing.split(memoryview(data), 99)
-    with pytest.raises(CorruptObject):
-        packing.split(memoryview(packb({str(number): {} for number in range(100)})), 99)
+    many: dict[str, dict[str, bytes]] = {str(number): {} for number in range(100)}
+    long = {name: {str(number): b"" for number in range(50)} for name in "ab"}
+    for arrays in (many, long):
+        assert packing.split(memoryview(packb(arrays)), 102) == arrays
+        with pytest.raises(CorruptObject):
+            packing.split(memoryview(packb(arrays)), 99)
 
 
 @pytest.mark.parametrize(

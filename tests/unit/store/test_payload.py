@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from numcodecs import blosc
 
 from tests.support import tensorstore_payload
 from theta_daemon import dtypes
@@ -85,10 +86,12 @@ def test_chunks_are_whole_rows_of_equal_number(
 
 
 def test_several_chunks_with_a_padded_last_one() -> None:
-    shape = (2 * MIB + 1,)
+    shape = (2 * MIB + 2,)
     value = np.arange(shape[0], dtype="<f4")
     data = encoded(value.tobytes(), "float32", shape)
-    assert list(tensorstore_payload.unpack(data)) == [".zarray", "0", "1", "2"]
+    entries = tensorstore_payload.unpack(data)
+    assert list(entries) == [".zarray", "0", "1", "2"]
+    assert blosc.decompress(entries["2"])[-8:] == bytes(8)  # padding for two elements
     assert decoded(data, "float32", shape) == value.tobytes()
     assert np.array_equal(tensorstore_payload.read(data), value)
 
