@@ -42,9 +42,9 @@ class PipelineHandlers:
         path: bytes,
         content: Readable,
         *,
-        ref: str | None = None,  # noqa: ARG002 - what the destination is; the next issues read ahead by it
-        treeish: str | None = None,  # noqa: ARG002
-        blob: str | None = None,  # noqa: ARG002
+        ref: str | None = None,
+        treeish: str | None = None,
+        blob: str | None = None,
     ) -> Iterator[bytes | memoryview]:
         """Yield the checkpoint for metadata."""
         return self._smudge(self._services, path, content)

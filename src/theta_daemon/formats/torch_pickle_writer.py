@@ -41,7 +41,8 @@ def _nest(tensors: Sequence[CanonicalTensor]) -> Tree:
     root: Tree = {}
     for tensor in tensors:
         name = "/".join(tensor.name)
-        if tensor.dtype not in ELEMENTS:
+        element = ELEMENTS.get(tensor.dtype)
+        if element is None or element.dtype is None:
             raise UnsupportedError(f"torch has no dtype {tensor.dtype}", parameter=name)
         if not tensor.name:
             raise LayoutError("a tensor has no name")

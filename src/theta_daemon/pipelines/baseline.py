@@ -35,7 +35,7 @@ class Baseline:
 
     @property
     def compatible(self) -> bool:
-        """Whether new entries must suit git-theta (its LSH): by setting, or because it wrote the path's latest record."""
+        """Whether new entries must suit git-theta (its LSH): by setting, or because it wrote the latest record."""
         setting = self._services.settings.compatible
         if setting != "auto":
             return setting == "true"

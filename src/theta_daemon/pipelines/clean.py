@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Entry, Name, ObjectRef
     from theta_daemon.pipelines.services import Services
 
-TEXT_LIMIT = 256 << 20  # metadata larger than this is refused (a million entries are about 700 MB of checkpoint headers)
+TEXT_LIMIT = (
+    256 << 20
+)  # metadata larger than this is refused (a million entries are about 700 MB of checkpoint headers)
 _SNIFF = 1 << 12
 
 
@@ -50,7 +52,8 @@ def clean(services: Services, path: bytes, content: Readable) -> Iterable[bytes]
             return [_text(path, source)]
         return [_Cleaner(services, path, source, form).run()]
     except ThetaError as error:
-        raise error.at(path=path)
+        error.at(path=path)
+        raise
     finally:
         source.close()
 
@@ -143,7 +146,7 @@ class _Cleaner:
                 builder.tensors(self._names, tensors)
 
     def _name_all(self, stored: dict[int, Stored]) -> tuple[dict[Name, Entry], dict[Name, str]]:
-        """Return entry and digest of every named parameter group: owners, and aliases, which share their owner's object."""
+        """Return entry and digest of every named group: owners, and aliases, which share their owner's object."""
         entries: dict[Name, Entry] = {}
         digests: dict[Name, str] = {}
         for index, tensor in enumerate(self._tensors):

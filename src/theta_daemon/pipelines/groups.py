@@ -12,6 +12,7 @@ import tempfile
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_all
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon import dtypes
@@ -56,9 +57,7 @@ class GroupStore:
         self._failed: list[BaseException] = []
         self._in_memory = services.settings.memory_limit // _BUDGET_SHARE
 
-    def read(
-        self, index: int, name: Name, tensor: Tensor, source: Source, seen: Callable[[memoryview], None]
-    ) -> None:
+    def read(self, index: int, name: Name, tensor: Tensor, source: Source, seen: Callable[[memoryview], None]) -> None:
         """Take the group's bytes from `source`, showing each piece to `seen`, and hand them to the workers.
 
         Raises TruncatedError when the source ends early, and whatever an earlier group met in the workers.
@@ -84,7 +83,8 @@ class GroupStore:
                 done()
                 raise
         except CheckpointError as error:
-            raise error.at(parameter=parameter_name(name))
+            error.at(parameter=parameter_name(name))
+            raise
         self._start(index, name, tensor, buffer, weight, done)
 
     def results(self) -> dict[int, Stored]:
@@ -181,7 +181,7 @@ class _Group:
         if known is not None and self._services.store.contains(known.oid, known.size):
             self._future.set_result(Stored(known, digest))
             return
-        # Unknown, or known but gone from the stores: encoding it again heals the store where the object comes out the same.
+        # Unknown, or known but gone from the stores: that is healed where the object comes out the same.
         plan = payloads.chunk_plan(tensor.dtype, tensor.shape, self._services.codec)
         slices = plan.slices
         chunks: list[payloads.Piece] = [b""] * len(slices)
@@ -209,5 +209,5 @@ class _Group:
                 remember(self._services, entry, digest)
             return Stored(entry, digest)
 
-        parts = [lambda at=at: encode(at) for at in range(len(slices))]
+        parts = [partial(encode, at) for at in range(len(slices))]
         self._services.pool.fan_out(parts, write, into=self._future)

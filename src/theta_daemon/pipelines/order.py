@@ -22,7 +22,7 @@ def to_logical(stored: memoryview, dtype: str, shape: Sequence[int], axes: Seque
     if axes is None:
         return stored
     array = np.frombuffer(stored, _CARRIERS[DTYPES[dtype].bits]).reshape([shape[axis] for axis in axes])
-    return memoryview(np.ascontiguousarray(array.transpose(np.argsort(axes)))).cast("B")
+    return np.ascontiguousarray(array.transpose(np.argsort(axes))).data.cast("B")
 
 
 def to_stored(logical: memoryview, dtype: str, shape: Sequence[int], axes: Sequence[int] | None) -> memoryview:
@@ -30,4 +30,4 @@ def to_stored(logical: memoryview, dtype: str, shape: Sequence[int], axes: Seque
     if axes is None:
         return logical
     array = np.frombuffer(logical, _CARRIERS[DTYPES[dtype].bits]).reshape(shape)
-    return memoryview(np.ascontiguousarray(array.transpose(axes))).cast("B")
+    return np.ascontiguousarray(array.transpose(axes)).data.cast("B")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from theta_daemon.cache.memo import Memo
     from theta_daemon.cache.recent import Recent
     from theta_daemon.settings import Settings
-    from theta_daemon.store.objects import ObjectStore
     from theta_daemon.store.codec import Codec
+    from theta_daemon.store.objects import ObjectStore
     from theta_daemon.workers.buffers import Buffers
     from theta_daemon.workers.pool import Pool
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Entry, Metadata
     from theta_daemon.pipelines.services import Services
 
+_LAYOUT_LIMIT = 256 << 20  # reading one takes many times its size in memory
 _EXTENSIONS = {b".safetensors": registry.SAFETENSORS}
 
 
@@ -50,6 +51,8 @@ def skeleton(services: Services, path: bytes, metadata: Metadata, *, quiet: bool
     """
     if metadata.file is None:
         return canonical(services, path, metadata)
+    if metadata.file.layout.size > _LAYOUT_LIMIT:
+        raise MetadataError(f"its layout of {metadata.file.layout.size} bytes is larger than any that is written")
     stored = services.store.open(metadata.file.layout)
     services.store.verify(metadata.file.layout, stored)
     layout = layout_codec.decode(bytes(stored))

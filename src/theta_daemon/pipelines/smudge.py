@@ -6,6 +6,7 @@ ahead of the reader, in that order, within the budget. No format is read and no 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon import dtypes
@@ -50,7 +51,8 @@ def smudge(services: Services, path: bytes, content: Readable) -> Iterator[bytes
         del source, content
         yield from _rebuild(services, path, metadata, data)
     except ThetaError as error:
-        raise error.at(path=path)
+        error.at(path=path)
+        raise
 
 
 def _head(source: Source) -> bytes:
@@ -133,7 +135,7 @@ def _jobs(services: Services, layout: Layout, metadata: Metadata) -> Iterator[Jo
             weight = dtypes.nbytes(entry.dtype, entry.shape)
             yield Job(
                 weight if group.axes is None else 2 * weight,
-                lambda group=group, entry=entry: load(services, group.name, entry, _reorder(group)),  # type: ignore[misc]
+                partial(load, services, group.name, entry, _reorder(group)),
             )
 
 

@@ -7,6 +7,7 @@ the SHA-256 that names their object. Values are raw little-endian bytes in logic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon import dtypes
@@ -52,7 +53,8 @@ def load(
     try:
         return _load(services, entry, reorder, parameter_name(name))
     except (ObjectError, UnsupportedError) as error:
-        raise error.at(parameter=parameter_name(name))
+        error.at(parameter=parameter_name(name))
+        raise
 
 
 def _load(
@@ -77,16 +79,18 @@ def _load(
             view = buffer if reorder is None else reorder(buffer)
         except ObjectError as error:
             services.buffers.give(buffer)
-            raise error.at(parameter=parameter)
+            error.at(parameter=parameter)
+            raise
         return Value(view, lambda: services.buffers.give(buffer))
 
     def decode(chunk: payloads.Chunk) -> None:
         try:
             chunk.decode_into(buffer)
         except ObjectError as error:
-            raise error.at(parameter=parameter)
+            error.at(parameter=parameter)
+            raise
 
-    return services.pool.fan_out([lambda chunk=chunk: decode(chunk) for chunk in payload.chunks], finish)
+    return services.pool.fan_out([partial(decode, chunk) for chunk in payload.chunks], finish)
 
 
 def _verify(services: Services, ref: ObjectRef, stored: memoryview, value: memoryview, entry: Entry) -> None:

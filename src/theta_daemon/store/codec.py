@@ -86,7 +86,7 @@ class Codec:
         return compressed
 
 
-DEFAULT: Final = Codec.parse("blosc:lz4:5:bitshuffle")  # docs/benchmarks.md; bench/codecs.py measures it
+DEFAULT: Final = Codec.parse("blosc:lz4:5:bitshuffle")  # bench/codecs.py compares
 
 
 def uncompressed(compressor: str | None, piece: memoryview, size: int) -> memoryview | None:

@@ -185,7 +185,7 @@ class ObjectStore:
 def _path(objects: Path, ref: ObjectRef) -> Path:
     if _OID.fullmatch(ref.oid) is None:
         raise CorruptObject(f"{ref.oid[:80]!r} is not the id of an object")
-    return objects / ref.oid[:2] / ref.oid[2:4] / ref.oid
+    return objects.joinpath(ref.oid[:2], ref.oid[2:4], ref.oid)
 
 
 def _size(path: Path) -> int | None:

@@ -6,8 +6,8 @@ another worker and read back straight into its place:
     plan = chunk_plan(dtype, shape, codec)
     pieces = assemble(plan, [encode_chunk(raw[part], plan) for part in plan.slices])
 
-Reading takes any chunking. `open_payload` checks everything that can be checked without decompressing and
-allocates nothing; then the chunks may be decoded in any order and in parallel:
+Reading takes any chunking. `open_payload` checks everything that can be checked without decompressing; then the
+chunks may be decoded in any order and in parallel:
 
     for chunk in open_payload(view, dtype, shape).chunks:
         chunk.decode_into(out)
@@ -58,9 +58,9 @@ class ChunkPlan:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One chunk of an opened payload.
+    """One chunk of an opened payload: `piece` is its stored form, `cell` the part of the value that it covers.
 
-    It covers the bytes `start` to `stop` of the value, or, where `is_contiguous` is false, some among them.
+    Where `is_contiguous` is true that is the bytes from `cell.start` to `cell.stop`.
     """
 
     array: zarr.Array
@@ -68,21 +68,11 @@ class Chunk:
     piece: memoryview
     is_contiguous: bool
 
-    @property
-    def start(self) -> int:
-        """Where its bytes begin in the value."""
-        return self.cell.start
-
-    @property
-    def stop(self) -> int:
-        """Where they end."""
-        return self.cell.stop
-
     def decode_into(self, out: memoryview) -> None:
         """Write this chunk's part of the value into `out`, which is the buffer of the whole value.
 
-        Different chunks never write the same bytes; all together write every byte. Raises CorruptObject and
-        UnsupportedError.
+        Different chunks never write the same bytes; all together write every byte. Allocates at most one chunk, and
+        that only where the chunk does not fill one byte range. Raises CorruptObject and UnsupportedError.
         """
         array, cell = self.array, self.cell
         if not self.is_contiguous:
@@ -106,9 +96,8 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class DensePayload:
-    """An opened payload of a value of `nbytes`; `raw` is the value itself where it lies in the payload as it is."""
+    """An opened payload; `raw` is the value itself where it lies in the payload as it is, in one piece."""
 
-    nbytes: int
     chunks: tuple[Chunk, ...]
     raw: memoryview | None
 
@@ -184,7 +173,7 @@ def open_payload(view: memoryview, dtype: str, shape: tuple[int, ...]) -> DenseP
         chunks = tuple(Chunk(array, cell, pieces[cell.key], contiguous) for cell in array.cells())
     except KeyError as error:
         raise CorruptObject(f"the payload lacks the chunk {error}") from error
-    return DensePayload(array.nbytes, chunks, _raw(array, chunks))
+    return DensePayload(chunks, _raw(array, chunks))
 
 
 def decode_into(payload: memoryview, dtype: str, shape: tuple[int, ...], out: memoryview) -> None:

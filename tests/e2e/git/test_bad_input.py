@@ -55,7 +55,10 @@ REAL = models.torch_bytes({"w": torch.zeros(4)})
 BAD: dict[str, tuple[bytes, str]] = {
     "text.pt": (b"no checkpoint at all\n", "not a checkpoint"),
     "image.pt": (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a checkpoint"),
-    "pointer.pt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n", "LFS pointer"),
+    "pointer.pt": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n",
+        "LFS pointer",
+    ),
     "cut.pt": (TORCH[:-100], "ends"),
     "cut-in-data.pt": (TORCH[:5000], "layers."),
     "padded.pt": (TORCH + bytes(200_000), "follow the end"),
@@ -180,7 +183,11 @@ def test_damaged_metadata_is_an_error(tracked: Repository, model: Model) -> None
     tracked.write(model.path, model.version(1))
     tracked.commit("first")
     metadata = tracked.git_bytes("cat-file", "blob", f"HEAD:{model.path}")
-    for wrong in (metadata[:-20], metadata.replace(b'"oid": "', b'"oid": "../', 1), metadata.replace(b"float32", b"flaot32")):
+    for wrong in (
+        metadata[:-20],
+        metadata.replace(b'"oid": "', b'"oid": "../', 1),
+        metadata.replace(b"float32", b"flaot32"),
+    ):
         done = tracked.run("theta-daemon", "smudge", model.path, stdin=wrong)
         assert done.returncode != 0
         assert done.stderr.count(b"\n") == 1
@@ -215,6 +222,8 @@ def test_a_pickle_that_would_run_code_is_only_stored(tracked: Repository) -> Non
 def test_required_filters_fail_when_the_program_is_missing(tracked: Repository, model: Model) -> None:
     tracked.write(model.path, model.version(1))
     before = objects(tracked)
-    said = tracked.git_fails("-c", "filter.theta.process=no-such-theta-daemon", "-c", "filter.theta.clean=", "add", model.path)
+    said = tracked.git_fails(
+        "-c", "filter.theta.process=no-such-theta-daemon", "-c", "filter.theta.clean=", "add", model.path
+    )
     assert model.path in said or "no-such-theta-daemon" in said
     assert objects(tracked) == before

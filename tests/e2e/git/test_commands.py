@@ -191,10 +191,10 @@ def test_bare_repository_archives(two: Two, model: Model, git_environment: dict[
     shutil.copytree(repository.path / ".git" / "lfs", bare.path / "lfs")
     bare.git("theta", "install", "--local")
     for commit, content in ((one, model.version(1)), ("main", model.version(1, changed=1))):
-        archive = tarfile.open(fileobj=io.BytesIO(bare.git_bytes("archive", "--format=tar", commit)))
-        member = archive.extractfile(model.path)
-        assert member is not None
-        assert member.read() == content
+        with tarfile.open(fileobj=io.BytesIO(bare.git_bytes("archive", "--format=tar", commit))) as archive:
+            member = archive.extractfile(model.path)
+            assert member is not None
+            assert member.read() == content
 
 
 def test_git_dir_and_work_tree_in_the_environment(two: Two, model: Model, tmp_path: Path) -> None:
@@ -258,7 +258,17 @@ def assert_clean_sparse(repository: Repository, present: str) -> None:
     assert repository.git("status", "--porcelain") == ""
 
 
-ODD_NAMES = [b"with space", b"quote'and\"double", b"new\nline", b"not-utf8-\xff\xfe", b"a=b,c", b"$HOME `x`", b"-dash", b":colon", b"tab\there"]
+ODD_NAMES = [
+    b"with space",
+    b"quote'and\"double",
+    b"new\nline",
+    b"not-utf8-\xff\xfe",
+    b"a=b,c",
+    b"$HOME `x`",
+    b"-dash",
+    b":colon",
+    b"tab\there",
+]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=[repr(name) for name in ODD_NAMES])

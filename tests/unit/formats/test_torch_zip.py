@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import random
 import struct
 import warnings
@@ -35,6 +37,8 @@ from theta_daemon.formats.layout import ChecksumOp, CombinedChecksumOp
 from theta_daemon.formats.layout_codec import encode
 from theta_daemon.formats.parts import Role, Tensor
 from theta_daemon.formats.source import Source
+
+FIXTURES = Path(__file__).parents[3] / "protocol/fixtures/torch"
 
 
 def raw(value: torch.Tensor, axes: tuple[int, ...] | None = None) -> bytes:
@@ -111,17 +115,17 @@ def test_a_training_checkpoint() -> None:
     data = torch_bytes(training_checkpoint())
     result = check(data, step=1000)
     loaded = torch.load(io.BytesIO(data))
-    for keys in result.keys():
+    for one in result.tensors:
         value = loaded
-        for key in keys:
+        for key in one.keys:
             value = value[key]
-        assert result.value(*keys) == raw(value)
+        assert result.value(*one.keys) == raw(value)
 
 
 def test_a_whole_module() -> None:
-    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-    result = check(torch_bytes(module))
-    assert result.value("_modules", "0", "_parameters", "weight") == raw(module[0].weight)
+    linear = torch.nn.Linear(2, 3)
+    result = check(torch_bytes(torch.nn.Sequential(linear, torch.nn.BatchNorm1d(3))))
+    assert result.value("_modules", "0", "_parameters", "weight") == raw(linear.weight)
 
 
 def test_tied_tensors_are_aliases() -> None:
@@ -260,6 +264,28 @@ def test_values_from_elsewhere_fit_into_the_layout() -> None:
 # --- files of other versions and other programs -------------------------------------------------
 
 
+EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
+
+
+def test_no_fixture_is_forgotten() -> None:
+    files = {str(path.relative_to(FIXTURES)) for path in FIXTURES.glob("*/*.pt")}
+    assert {name for name in files if not name.startswith("canonical")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("step", [None, 500])
+def test_the_fixtures(name: str, step: int | None) -> None:
+    result = check((FIXTURES / name).read_bytes(), step)
+    assert len(result.tensors) == len(EXPECTED[name]["tensors"])
+    for i, (one, expected) in enumerate(zip(result.tensors, EXPECTED[name]["tensors"], strict=True)):
+        keys = [key if isinstance(key, (str, int)) else {"other": str(key)} for key in one.keys]
+        axes = None if one.axes is None else list(one.axes)
+        described = {"keys": keys, "dtype": one.dtype, "shape": list(one.shape), "axes": axes, "role": one.role.value}
+        value = result.taken.groups.get(i)
+        digest = None if value is None else hashlib.sha256(value).hexdigest()
+        assert described | {"owner": one.owner, "sha256": digest} == expected
+
+
 def rewritten(data: bytes, method: int = zipfile.ZIP_STORED, order: Callable[[list[str]], list[str]] = list) -> bytes:
     """Return the zip as Python's zipfile writes it: sizes in the headers, no padding."""
     buffer = io.BytesIO()
@@ -358,7 +384,9 @@ def test_comments() -> None:
 
 
 def test_unowned_bytes_of_a_storage() -> None:
-    pickle = program(mapping({"a": tensor(storage(numel=12), (2,), (1,), 2), "b": tensor(storage(numel=12), (3,), (1,), 5)}))
+    pickle = program(
+        mapping({"a": tensor(storage(numel=12), (2,), (1,), 2), "b": tensor(storage(numel=12), (3,), (1,), 5)})
+    )
     data = bytes(range(48))
     result = check(torch_file(pickle, {"0": data}))
     assert (result.value("a"), result.value("b")) == (data[8:16], data[20:32])

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.torch_files import KNOWN, Record, zip_file
 from tests.support.streams import Pieces
+from tests.support.torch_files import KNOWN, Record, zip_file
 from theta_daemon.errors import CheckpointError, TruncatedError
 from theta_daemon.formats import zip_directory
 from theta_daemon.formats.source import Source, SpooledTail

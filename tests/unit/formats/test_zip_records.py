@@ -136,7 +136,9 @@ def test_sizes_in_zip64_extra_fields(compressed: int, plain: int, extra: bytes, 
 
 def test_offsets_in_zip64_extra_fields() -> None:
     extra = struct.pack("<HHQ", 1, 8, 1 << 40)
-    entry = struct.pack("<4sHHHHIIIIHHHHHII", zips.CENTRAL, 0, 0, 0, 0, 0, 0, 7, 7, 1, 12, 0, 0, 0, 0, FULL) + b"n" + extra
+    entry = (
+        struct.pack("<4sHHHHIIIIHHHHHII", zips.CENTRAL, 0, 0, 0, 0, 0, 0, 7, 7, 1, 12, 0, 0, 0, 0, FULL) + b"n" + extra
+    )
     parsed = zips.parse_central(entry)
     assert (parsed.size, parsed.offset) == (7, 1 << 40)
 
