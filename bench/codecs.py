@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from theta_daemon import dtypes
 from theta_daemon.store import payload
 from theta_daemon.store.codec import DEFAULT, Codec
+
+Value = npt.NDArray[np.float32]
 
 # The first is git-theta's.
 CODECS = (
@@ -34,52 +35,72 @@ VALUES = 16 << 20
 ROUNDS = 5
 
 
-def weights(path: Path | None, count: int) -> npt.NDArray[np.float32]:
-    """Return float32 weights: all those in the file `path`, or `count` random ones."""
+def weights(path: Path | None, count: int) -> list[Value]:
+    """Return float32 tensors: those of the file `path`, or random ones of `count` elements together."""
     if path is None:
-        return (np.random.default_rng(0).standard_normal(count) * 0.02).astype(np.float32)
+        generator = np.random.default_rng(0)
+        shape = (count // 4 // 1024, 1024)
+        return [(generator.standard_normal(shape) * 0.02).astype(np.float32) for _ in range(4)]
     from safetensors.numpy import load_file
 
-    found = [value.ravel() for value in load_file(path).values() if value.dtype == np.float32]
-    return np.concatenate(found)
+    return [value for value in load_file(path).values() if value.dtype == np.float32]
 
 
-def data(values: npt.NDArray[np.float32]) -> Iterator[tuple[str, str, bytes]]:
-    """Yield the values as checkpoints hold them: a name, the dtype, the raw bytes."""
-    bits = values.view(np.uint32)
-    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)  # to the nearest bfloat16, ties to even
-    yield "float32", "float32", values.tobytes()
-    yield "bfloat16", "bfloat16", rounded.tobytes()
-    yield "bfloat16 as float32", "float32", (rounded.astype(np.uint32) << 16).tobytes()
+def data(values: list[Value]) -> Iterator[tuple[str, str, list[bytes]]]:
+    """Yield the values as checkpoints hold them: a name, the dtype, the raw bytes of each."""
+    rounded = [_as_bfloat16(value) for value in values]
+    yield "float32", "float32", [value.tobytes() for value in values]
+    yield "bfloat16", "bfloat16", [bits.tobytes() for bits in rounded]
+    yield "bfloat16 as float32", "float32", [(bits.astype(np.uint32) << 16).tobytes() for bits in rounded]
 
 
 def main() -> None:
     """Print one line for each codec and each kind of data."""
     parser = argparse.ArgumentParser(prog="python -m bench.codecs", description=__doc__)
-    parser.add_argument("--safetensors", type=Path, help="take the float32 weights of this file")
+    parser.add_argument("--safetensors", type=Path, help="take the float32 tensors of this file")
     parser.add_argument("--quick", action="store_true", help="little data, few rounds")
     options = parser.parse_args()
     rounds = 2 if options.quick else ROUNDS
     values = weights(options.safetensors, VALUES // 4 if options.quick else VALUES)
+    shapes = [value.shape for value in values]
 
-    print(f"{values.size} weights; MB/s of raw bytes, one thread, best of {rounds} rounds; * is the default")
-    for name, dtype, raw in data(values):
+    print(f"{len(values)} tensors; MB/s of raw bytes, one thread, best of {rounds} rounds; * is the default")
+    for name, dtype, raws in data(values):
         print(f"\n{name:<24} {'size':>7} {'encode':>8} {'decode':>8}")
         for codec in map(Codec.parse, CODECS):
-            size, encode, decode = measure(codec, dtype, raw, rounds)
+            size, encode, decode = measure(codec, dtype, shapes, raws, rounds)
             mark = "*" if codec == DEFAULT else ""
             print(f"{codec.name + mark:<24} {size:7.4f} {encode:8.0f} {decode:8.0f}")
 
 
-def measure(codec: Codec, dtype: str, raw: bytes, rounds: int) -> tuple[float, float, float]:
-    """Return the size of the payload against the raw bytes, and the speeds of both ways in MB/s."""
-    shape = (len(raw) // (dtypes.DTYPES[dtype].bits // 8),)
-    out = memoryview(bytearray(len(raw)))
-    stored = memoryview(b"".join(payload.encode(memoryview(raw), dtype, shape, codec)))
-    encode = _best(rounds, lambda: payload.encode(memoryview(raw), dtype, shape, codec))
-    decode = _best(rounds, lambda: payload.decode_into(stored, dtype, shape, out))
-    assert out == raw, f"{codec.name}: not the bytes that were encoded"
-    return len(stored) / len(raw), len(raw) / encode / 1e6, len(raw) / decode / 1e6
+def measure(
+    codec: Codec, dtype: str, shapes: list[tuple[int, ...]], raws: list[bytes], rounds: int
+) -> tuple[float, float, float]:
+    """Return the size of the payloads against the raw bytes, and the speeds of both ways in MB/s."""
+    outs = [memoryview(bytearray(len(raw))) for raw in raws]
+
+    def encode() -> None:
+        for raw, shape in zip(raws, shapes, strict=True):
+            payload.encode(memoryview(raw), dtype, shape, codec)
+
+    def decode() -> None:
+        for data, shape, out in zip(stored, shapes, outs, strict=True):
+            payload.decode_into(data, dtype, shape, out)
+
+    stored = [
+        memoryview(b"".join(payload.encode(memoryview(raw), dtype, shape, codec)))
+        for raw, shape in zip(raws, shapes, strict=True)
+    ]
+    total = sum(map(len, raws))
+    encoding, decoding = _best(rounds, encode), _best(rounds, decode)
+    assert outs == raws, f"{codec.name}: not the bytes that were encoded"
+    return sum(map(len, stored)) / total, total / encoding / 1e6, total / decoding / 1e6
+
+
+def _as_bfloat16(value: Value) -> npt.NDArray[np.uint16]:
+    bits = value.view(np.uint32)
+    nearest: npt.NDArray[np.uint16] = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)  # ties to even
+    return nearest
 
 
 def _best(rounds: int, action: Callable[[], object]) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.cases import COMPATIBLE, FLOOR, LFS, OURS, PEER
+from bench.cases import ADD, AGAIN, CHECKOUT, COMPATIBLE, FLOOR, LFS, OURS, PEER, STATUS
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER_BIN = ROOT / ".venv-git-theta" / "bin"
@@ -29,6 +29,7 @@ class Contender:
     configuration: Mapping[str, str]
     environment: Mapping[str, str] = field(default_factory=dict)
     bin: Path | None = None
+    steps: frozenset[str] = frozenset({ADD, CHECKOUT, AGAIN, STATUS})
     same_bytes: bool = True
     most_runs: int | None = None
     missing: str | None = None
@@ -55,6 +56,7 @@ def contenders(tools: Path) -> dict[str, Contender]:
             None,
             {"filter.theta.clean": f"{peer} clean %f", "filter.theta.smudge": f"{peer} smudge %f"},
             bin=PEER_BIN,
+            steps=frozenset({ADD, CHECKOUT}),  # a minute each
             same_bytes=False,
             most_runs=1,
             missing=None if (PEER_BIN / peer).exists() else "scripts/setup git-theta .venv-git-theta",

@@ -120,13 +120,14 @@ def _steps(
     tree: WorkTree, contender: Contender, built: Built, steps: Collection[str], do: Callable[..., float]
 ) -> dict[str, float]:
     """Add, check out, ask for the status, add again; `do(step, *git arguments)` runs what counts."""
+    steps = contender.steps.intersection(steps)
     seconds = {ADD: do(ADD, "add", "--all")}
     tree.git("commit", "--quiet", "--message", "original")
     if CHECKOUT in steps:
         tree.remove_files(built)
         seconds[CHECKOUT] = do(CHECKOUT, "checkout", "--", ".")
         (built.same_bytes if contender.same_bytes else built.same_values)(tree.path)
-    if STATUS in steps and contender.same_bytes:
+    if STATUS in steps:
         for name in built.digests:
             (tree.path / name).touch()
         seconds[STATUS] = do(STATUS, "status", "--porcelain")

@@ -63,8 +63,10 @@ def text(result: Result) -> Iterator[str]:
         if not ratios:
             yield f"   {label:52} not measured"
             continue
-        verdict = "reached" if median(ratios) <= target.at_most else "MISSED"
-        yield f"   {label:52} {_spread(ratios, 3):>24}   at most {target.at_most:.3g}: {verdict}"
+        verdict = ""
+        if target.at_most is not None:
+            verdict = f"   at most {target.at_most:.3g}: {'reached' if median(ratios) <= target.at_most else 'MISSED'}"
+        yield f"   {label:52} {_spread(ratios, 3):>24}{verdict}"
 
 
 def store(results: list[Result], folder: Path) -> Path:

@@ -6,6 +6,7 @@ To look for new failures: `pytest --hypothesis-profile=explore tests/property`.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from collections.abc import Callable
@@ -29,6 +30,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fixed")
 
 
+@functools.cache
 def _git_lfs_is_missing() -> bool:
     return subprocess.run(["git", "lfs", "version"], capture_output=True, check=False).returncode != 0
 
@@ -43,29 +45,27 @@ _NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
 }
 
 
+_IN_CI = os.environ.get("CI") == "true"
+
+
+def _what_is_missing(item: pytest.Item) -> str | None:
+    for marker, (is_missing, reason) in _NEEDS.items():
+        if item.get_closest_marker(marker) is not None and is_missing():
+            return reason
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip by name what the machine cannot run; in CI (CI=true) let it fail instead."""
-    in_ci = os.environ.get("CI") == "true"
-    missing = {
-        marker: reason
-        for marker, (is_missing, reason) in _NEEDS.items()
-        if any(item.get_closest_marker(marker) for item in items) and is_missing()
-    }
+    """Skip, each with its place and reason, what this machine cannot run; but in CI nothing."""
     for item in items:
-        for marker, reason in missing.items():
-            if item.get_closest_marker(marker) is None:
-                continue
-            if in_ci:
-                item.add_marker(pytest.mark.usefixtures("fail_for_what_is_missing"))
-            else:
-                item.add_marker(pytest.mark.skip(reason=reason))
+        if not _IN_CI and (reason := _what_is_missing(item)) is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture
-def fail_for_what_is_missing(request: pytest.FixtureRequest) -> None:
-    """Stand where a skip would be: CI must run everything."""
-    reasons = [reason for marker, (_, reason) in _NEEDS.items() if request.node.get_closest_marker(marker)]
-    pytest.fail(f"CI must not skip this test: {'; '.join(reasons)}")
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """In CI (CI=true) what would be skipped fails: CI must run everything."""
+    if _IN_CI and (reason := _what_is_missing(item)) is not None:
+        pytest.fail(f"CI must not skip this test: {reason}", pytrace=False)
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ DTYPES = [name for name, element in ELEMENTS.items() if element.dtype is not Non
 # Python shares strings of one character; torch's own keys of storages are such for some Pythons
 PARTS = st.text(st.characters(exclude_categories=["Cs", "Nd"]), max_size=8)
 SHAPES = (
-    st.lists(st.integers(0, 5) | st.sampled_from([255, 256, 65535]), max_size=4)
+    st.lists(st.integers(0, 4) | st.sampled_from([255, 256]), max_size=4)
     .map(tuple)
-    .filter(lambda shape: torch.Size(shape).numel() < 100_000)
+    .filter(lambda shape: torch.Size(shape).numel() < 1500)
 )
 NAMES = st.lists(PARTS, min_size=1, max_size=3).map(tuple)
 
@@ -81,6 +81,9 @@ def check(tensors: dict[tuple[str, ...], torch.Tensor]) -> None:
     ]
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support:UserWarning")
+
+
 @given(FLAT, st.integers(), st.lists(SHAPES, min_size=1, max_size=4))
 def test_flat_dicts(names: list[tuple[str, ...]], seed: int, shapes: list[tuple[int, ...]]) -> None:
     check(values(names, seed, shapes))
@@ -91,7 +94,7 @@ def test_nested_dicts(names: list[tuple[str, ...]], seed: int, shapes: list[tupl
     check(values(names, seed, shapes))
 
 
-@settings(max_examples=5)
+@settings(max_examples=1)
 @given(st.integers())
 @pytest.mark.parametrize("count", [256, 999, 1000, 1001])
 def test_many_tensors(count: int, seed: int) -> None:

@@ -99,6 +99,7 @@ class Memo:
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if _append(self._path, b"\n" + b"\n".join(pending) + b"\n") > self._limit:
+                durable.sweep(self._path.parent)
                 newest = _by_key(_tail(self._path, self._limit // 2))
                 whole = [line for line in newest.values() if _checks(line)]
                 durable.write(self._path, [b"\n".join(whole) + b"\n"], temporary=self._path.parent)

@@ -86,10 +86,11 @@ def _tail(pieces: Sequence[bytes | bytearray | memoryview], size: int) -> list[m
     """Return the last `size` bytes of `pieces`, as slices."""
     tail: list[memoryview] = []
     for piece in reversed(pieces):
-        view = memoryview(piece)[-min(size, len(piece)) :] if size and len(piece) else memoryview(b"")
-        tail.append(view)
-        size -= len(view)
-    return [view for view in reversed(tail) if len(view)]
+        if not size:
+            break
+        tail.append(memoryview(piece)[-size:])
+        size -= len(tail[-1])
+    return tail[::-1]
 
 
 def _wait(descriptor: int, event: int) -> None:

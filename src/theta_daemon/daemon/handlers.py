@@ -7,12 +7,11 @@ processes that find the repository and its configuration run while the heavy mod
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from theta_daemon import settings
-from theta_daemon.errors import printable
+from theta_daemon.daemon.report import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -62,10 +61,4 @@ def make_handlers() -> PipelineHandlers:
     pending = settings.begin(os.environ, Path.cwd())
     from theta_daemon.pipelines.services import open_services
 
-    return PipelineHandlers(open_services(pending.result(), _warn))
-
-
-def _warn(path: bytes, message: str) -> None:
-    line = " ".join(f"theta-daemon: warning: {printable(path)}: {message}".split())
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    return PipelineHandlers(open_services(pending.result(), Reporter().warning))

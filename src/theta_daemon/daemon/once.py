@@ -23,14 +23,11 @@ def answer_once(channel: Channel, handlers: Handlers, request: Request, reporter
     does not use it.
     """
     output = Output(channel.write)
-    started = False
     try:
         for piece in reply(handlers, request, channel):
-            if not started:
-                _drain(channel)
-                started = True
             output.add(piece)
         output.end()
+        _drain(channel)
     except GitGone:
         return GONE
     except Exception as error:  # noqa: BLE001 - the outermost frame: a bug becomes one line, as in the daemon

@@ -25,6 +25,10 @@ class Reporter:
 
             self._write("".join(traceback.format_exception(error)))
 
+    def warning(self, path: bytes, message: str) -> None:
+        """Report what somebody should know about `path`, though it did not fail."""
+        self._write(f"{PROGRAM}: warning: {ThetaError(message, path=path)}\n")
+
     def text(self, text: str) -> None:
         """Write `text` as it stands."""
         self._write(text)

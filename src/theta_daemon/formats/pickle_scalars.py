@@ -9,6 +9,8 @@ from theta_daemon.formats.pickle_machine import Machine, Opcodes, PickleError
 
 MAX_DIGITS = 1024  # of an integer written as text: converting takes time that grows with the square
 
+_UINT32, _INT32, _UINT64, _DOUBLE = map(struct.Struct, ("<I", "<i", "<Q", ">d"))
+
 opcode = Opcodes()
 
 
@@ -44,7 +46,7 @@ def _binint2(m: Machine, at: int) -> int:
 
 @opcode(b"J")
 def _binint(m: Machine, at: int) -> int:
-    m.stack.append(int.from_bytes(m.take(at, 4), "little", signed=True))
+    m.stack.append(_INT32.unpack_from(m.data, at)[0])
     return at + 4
 
 
@@ -55,7 +57,7 @@ def _long1(m: Machine, at: int) -> int:
 
 @opcode(b"\x8b")
 def _long4(m: Machine, at: int) -> int:
-    return _long(m, at + 4, int.from_bytes(m.take(at, 4), "little", signed=True))
+    return _long(m, at + 4, _INT32.unpack_from(m.data, at)[0])
 
 
 def _long(m: Machine, at: int, n: int) -> int:
@@ -94,13 +96,13 @@ def _float(m: Machine, at: int) -> int:
 
 @opcode(b"G")
 def _binfloat(m: Machine, at: int) -> int:
-    m.stack.append(struct.unpack_from(">d", m.data, at)[0])
+    m.stack.append(_DOUBLE.unpack_from(m.data, at)[0])
     return at + 8
 
 
 @opcode(b"X")
 def _binunicode(m: Machine, at: int) -> int:
-    return _text(m, at + 4, int.from_bytes(m.take(at, 4), "little"))
+    return _text(m, at + 4, _UINT32.unpack_from(m.data, at)[0])
 
 
 @opcode(b"\x8c")
@@ -110,7 +112,7 @@ def _short_binunicode(m: Machine, at: int) -> int:
 
 @opcode(b"\x8d")
 def _binunicode8(m: Machine, at: int) -> int:
-    return _text(m, at + 8, int.from_bytes(m.take(at, 8), "little"))
+    return _text(m, at + 8, _UINT64.unpack_from(m.data, at)[0])
 
 
 def _text(m: Machine, at: int, n: int) -> int:
@@ -132,13 +134,13 @@ def _short_binbytes(m: Machine, at: int) -> int:
 
 @opcode(b"B")
 def _binbytes(m: Machine, at: int) -> int:
-    return _bytes(m, at + 4, int.from_bytes(m.take(at, 4), "little"))
+    return _bytes(m, at + 4, _UINT32.unpack_from(m.data, at)[0])
 
 
 @opcode(b"\x8e")
 @opcode(b"\x96")  # BYTEARRAY8: that it could be changed matters to nobody here
 def _binbytes8(m: Machine, at: int) -> int:
-    return _bytes(m, at + 8, int.from_bytes(m.take(at, 8), "little"))
+    return _bytes(m, at + 8, _UINT64.unpack_from(m.data, at)[0])
 
 
 def _bytes(m: Machine, at: int, n: int) -> int:
@@ -153,7 +155,7 @@ def _short_binstring(m: Machine, at: int) -> int:
 
 @opcode(b"T")
 def _binstring(m: Machine, at: int) -> int:
-    return _string(m, at + 4, int.from_bytes(m.take(at, 4), "little", signed=True))
+    return _string(m, at + 4, _INT32.unpack_from(m.data, at)[0])
 
 
 def _string(m: Machine, at: int, n: int) -> int:

@@ -9,6 +9,8 @@ from theta_daemon.formats.pickle_scalars import integer
 
 MAX_PROTOCOL = 5
 
+_UINT32 = struct.Struct("<I")
+
 opcode = Opcodes()
 
 
@@ -74,13 +76,13 @@ def _binget(m: Machine, at: int) -> int:
 
 @opcode(b"r")
 def _long_binput(m: Machine, at: int) -> int:
-    m.memo[int.from_bytes(m.take(at, 4), "little")] = m.stack[-1]
+    m.memo[_UINT32.unpack_from(m.data, at)[0]] = m.stack[-1]
     return at + 4
 
 
 @opcode(b"j")
 def _long_binget(m: Machine, at: int) -> int:
-    m.stack.append(m.memo[int.from_bytes(m.take(at, 4), "little")])
+    m.stack.append(m.memo[_UINT32.unpack_from(m.data, at)[0]])
     return at + 4
 
 

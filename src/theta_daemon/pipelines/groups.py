@@ -112,8 +112,9 @@ class GroupStore:
                     piece = step[: min(left, _STEP)]
                     source.readinto(piece)
                     seen(piece)
-                    file.write(piece)
                     left -= len(piece)
+                    while piece:  # a disk that is nearly full takes less than it is given
+                        piece = piece[file.write(piece) :]
                 return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
         except OSError as error:
             raise RepositoryError(

@@ -22,6 +22,7 @@ import mmap
 import os
 import re
 import stat
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypedDict
@@ -67,6 +68,7 @@ class ObjectStore:
     fsync: bool = False
     mode: int | None = None
     _mapped: WeakSet[mmap.mmap] = field(default_factory=WeakSet, init=False, repr=False, compare=False)
+    _unswept: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> ObjectRef:
         """Store the concatenation of `pieces`, unless it is there already, and return its reference.
@@ -81,6 +83,8 @@ class ObjectStore:
         ref = ObjectRef(digest.hexdigest(), size)
         lfs, theta = _path(self.lfs_objects, ref), _path(self.theta_objects, ref)
         in_lfs, in_theta = _size(lfs), _size(theta)
+        if not in_lfs == in_theta == size:
+            self._sweep_once()
         # Files that exist with another size are replaced.
         options = _Options(temporary=self.temporary, replace=in_theta is not None, fsync=self.fsync, mode=self.mode)
         try:
@@ -146,6 +150,11 @@ class ObjectStore:
     def sweep(self) -> int:
         """Remove what killed processes left behind; return the number of files removed."""
         return sum(map(durable.sweep, {self.temporary, self._lfs_temporary}))
+
+    def _sweep_once(self) -> None:
+        # Whoever makes temporary files clears away those of the dead; reading, and status above all, is spared it.
+        if self._unswept.acquire(blocking=False):  # never released: one of all threads gets it, once
+            self.sweep()
 
     @property
     def _places(self) -> tuple[Path, ...]:

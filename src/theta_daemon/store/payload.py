@@ -36,6 +36,8 @@ NAME: Final = "parameter"  # of the one array in a dense payload
 CHUNK_BYTES: Final = 4 << 20
 WHOLE_BYTES: Final = 1 << 30  # uncompressed values are one chunk up to here, so that they can be used where they lie
 
+_LEAST_PADDED: Final = 16  # padding is worth its time up to one part in so many
+
 # A chunk may be larger than its array (zarr allows it): bounds the scratch memory that it can ask for.
 _MOST_SCRATCH: Final = 64 << 20
 
@@ -108,8 +110,7 @@ def chunk_plan(dtype: str, shape: tuple[int, ...], codec: Codec = DEFAULT) -> Ch
     Raises CheckpointError for dtypes and shapes that `dtypes.nbytes` does not accept.
     """
     zarr_dtype, itemsize, shape = _stored_as(dtype, shape)
-    most = WHOLE_BYTES if codec.cname is None else CHUNK_BYTES
-    array = zarr.Array(shape, _chunk_shape(shape, itemsize, most), zarr_dtype, itemsize, None)
+    array = zarr.Array(shape, _chunk_shape(shape, itemsize, codec), zarr_dtype, itemsize, None)
     return ChunkPlan(array, codec, tuple(array.cells()))
 
 
@@ -196,17 +197,28 @@ def _stored_as(dtype: str, shape: tuple[int, ...]) -> tuple[str, int, tuple[int,
     return row.zarr, row.bits // 8, shape
 
 
-def _chunk_shape(shape: tuple[int, ...], itemsize: int, most: int) -> tuple[int, ...]:
-    """Return the chunk shape (1, .., 1, n, whole axes) with the largest n that keeps it under `most` bytes.
+def _chunk_shape(shape: tuple[int, ...], itemsize: int, codec: Codec) -> tuple[int, ...]:
+    """Return a chunk shape (1, .., 1, n, whole axes) of at most CHUNK_BYTES, uncompressed WHOLE_BYTES.
 
-    All chunks along the cut axis are about equally large, so that none is mostly padding.
+    All chunks along the cut axis are about equally large, so that none is mostly padding. Where it costs little, `n`
+    is rounded up to a multiple of 8 elements, if need be past the end of the axis: c-blosc leaves the bits of a last
+    block as they are when its elements do not come in eights, and its compressors find nothing in them.
     """
+    most, multiple = (WHOLE_BYTES, 1) if codec.cname is None else (CHUNK_BYTES, 8)
     chunks = [max(size, 1) for size in shape]
     for axis, size in enumerate(chunks):
-        row = math.prod(chunks[axis + 1 :]) * itemsize
-        if row <= most:
-            parts = -(-size // (most // row))
-            chunks[axis] = -(-size // parts)
+        row = math.prod(chunks[axis + 1 :])
+        rows = most // (row * itemsize)
+        if rows:
+            step = multiple // math.gcd(row, multiple)
+            parts = _divided_up(size, rows - rows % step or rows)
+            even = _divided_up(size, parts)
+            padded = _divided_up(even, step) * step
+            chunks[axis] = padded if (padded - even) * _LEAST_PADDED <= even else even
             break
         chunks[axis] = 1
     return tuple(chunks)
+
+
+def _divided_up(number: int, by: int) -> int:
+    return -(-number // by)

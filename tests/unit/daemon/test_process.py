@@ -390,6 +390,13 @@ class TestOneFile:
     def test_a_piece_may_be_a_buffer_that_is_used_again(self) -> None:
         assert run_toy("clean", "a.buffer").stdout == b"".join(bytes([letter]) * 10_010 for letter in b"abc")
 
+    def test_S4_whoever_writes_is_not_stopped_by_a_handler_that_does_not_read(self) -> None:
+        with FakeGit("clean", "a.skip") as other:
+            left = memoryview(bytes(5_000_000))
+            while left:
+                left = left[os.write(other.to_filter, left) :]
+            assert other.end()[0] == 0
+
     def test_nobody_reads(self) -> None:
         with FakeGit("clean", "a.endless") as other:
             assert other.process.stdin is not None

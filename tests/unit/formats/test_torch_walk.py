@@ -10,7 +10,7 @@ import zipfile
 import pytest
 import torch
 
-from tests.support.models import state_dict, torch_bytes, training_checkpoint
+from tests.support.models import state_dict, torch_bytes
 from tests.support.torch_files import call, integers, mapping, program, reference, sequence, storage, tensor, text
 from theta_daemon.errors import CheckpointError
 from theta_daemon.formats import torch_walk
@@ -47,13 +47,6 @@ def test_a_flat_dict_has_git_thetas_names() -> None:
 def test_the_state_dict_of_a_module() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     assert keys(saved(module.state_dict())) == [(name,) for name in module.state_dict()]
-
-
-def test_a_training_checkpoint() -> None:
-    found = keys(saved(training_checkpoint()))
-    assert ("model", "0.weight") in found
-    assert ("optimizer", "state", 3, "exp_avg_sq") in found
-    assert len(found) == 4 + 4 * 3
 
 
 def test_a_whole_module() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -62,13 +63,19 @@ def test_git_thetas_codec_gives_git_thetas_bytes(dtype: str, shape: tuple[int, .
     ("dtype", "shape", "codec", "chunks"),
     [
         ("float32", (MIB,), DEFAULT, (MIB,)),
-        ("float32", (MIB + 1,), DEFAULT, (MIB // 2 + 1,)),
+        ("float32", (MIB + 1,), DEFAULT, (MIB // 2 + 8,)),
+        ("float32", (MIB - 1,), DEFAULT, (MIB,)),
+        ("float32", (9,), DEFAULT, (9,)),
+        ("float32", (169, 3), DEFAULT, (176, 3)),
+        ("float32", (169, 3), NONE, (169, 3)),
+        ("float32", (5, 1000003), DEFAULT, (1, 1000003)),
+        ("float32", (101, 100003), DEFAULT, (8, 100003)),
         ("bfloat16", (MIB, 2), DEFAULT, (MIB, 2)),
         ("float32", (30522, 384), DEFAULT, (2544, 384)),
         ("float32", (3, 3 * MIB), DEFAULT, (1, MIB)),
         ("float32", (2, 3, 5, MIB), DEFAULT, (1, 1, 1, MIB)),
         ("float32", (2, 3, 5, MIB // 2), DEFAULT, (1, 1, 2, MIB // 2)),
-        ("complex32", (MIB + 1, 2), DEFAULT, (2796206,)),
+        ("complex32", (MIB + 1, 2), DEFAULT, (2796208,)),
         ("float32", (MIB, 16), NONE, (MIB, 16)),
         ("uint8", (3, 1 << 30), NONE, (1, 1 << 30)),
     ],
@@ -83,6 +90,18 @@ def test_chunks_are_whole_rows_of_equal_number(
     slices = plan.slices
     assert [part.start for part in slices[1:]] == [part.stop for part in slices[:-1]]
     assert (slices[0].start, slices[-1].stop) == (0, dtypes.nbytes(dtype, shape))
+
+
+def test_padding_lets_every_bit_be_shuffled() -> None:
+    value = (np.random.default_rng(0).standard_normal(100_003) * 0.02).astype("<f4")
+    for shape in ((100_003,), (33_331, 3)):
+        data = encoded(value.tobytes()[: 4 * math.prod(shape)], "float32", shape)
+        read = tensorstore_payload.read(data)
+        assert read.shape == shape
+        assert decoded(data, "float32", shape) == read.tobytes() == value.tobytes()[: read.nbytes]
+    sizes = [len(encoded(part.tobytes(), "float32", part.shape)) / part.nbytes for part in (value, value[:100_000])]
+    assert sizes[0] == pytest.approx(sizes[1], abs=0.002)
+    assert sizes[0] < 0.9
 
 
 def test_several_chunks_with_a_padded_last_one() -> None:
