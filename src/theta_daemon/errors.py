@@ -20,6 +20,7 @@ Raisers give what they know; callers that know more add it with `at`.
 
 from __future__ import annotations
 
+import os
 from typing import Self
 
 
@@ -27,6 +28,12 @@ def printable(path: bytes) -> str:
     """Return `path` for people: UTF-8 where it is, escapes where not, never a control character."""
     text = path.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def reason(error: OSError) -> str:
+    """Return why the system refused, and for which files where it says so."""
+    files = [printable(os.fsencode(file)) for file in (error.filename, error.filename2) if isinstance(file, str | bytes)]
+    return ": ".join([error.strerror or str(error), *([" -> ".join(files)] if files else [])])
 
 
 class ThetaError(Exception):

@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 Child = subprocess.Popen[bytes]
 PIPE = subprocess.PIPE
 
+# Both, because git before 2.45 (unless its distributor added it) does not know the first.
+_NO_FETCH = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": ""}
+
+
+def without_fetching(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for children that must not fetch what a partial clone lacks."""
+    return {**environment, **_NO_FETCH}
+
+
+def lacks_what_was_promised(err: bytes) -> bool:
+    """Tell by its complaints whether a child of `without_fetching` ended for an object that a partial clone lacks."""
+    return b"promisor" in err
+
 
 def start(
     arguments: Sequence[str],
@@ -67,6 +80,11 @@ def output(arguments: Sequence[str], environment: Mapping[str, str], directory: 
     return out
 
 
+def hand_over(arguments: Sequence[str], environment: Mapping[str, str], directory: Path) -> int:
+    """Run `git <arguments>` on the streams of this process and return its exit status."""
+    return subprocess.run(["git", *arguments], env=environment, cwd=directory, check=False).returncode
+
+
 def failure(what: str, code: int, err: bytes) -> RepositoryError:
     """Return the error that says that `what` ended with exit status `code`, in git's own words."""
     how = f"exit {code}" if code >= 0 else f"signal {-code}"
@@ -79,3 +97,9 @@ def complaint(err: bytes) -> str:
     lines = [line.strip() for line in err.splitlines() if line.strip()]
     fatal = [line for line in lines if line.startswith(b"fatal:")]
     return printable((fatal or lines or [b""])[-1])
+
+
+def reason(err: bytes) -> str:
+    """Return git's complaint without the word that says how bad it is, for an error that is all git's own."""
+    said = complaint(err)
+    return said.removeprefix("fatal: ").removeprefix("error: ")

@@ -8,13 +8,13 @@ it and the place where it stands; keys of ours that are not known are ignored, a
 
 Environment read here:
     THETA_TRACE                        a git boolean: say on standard error what is done
-    GIT_THETA_CHECKPOINT_TYPE          git-theta's name of the format of files that have no layout
+    GIT_THETA_CHECKPOINT_TYPE          git-theta's name of the format of files that have no layout; see below
     GIT_INDEX_FILE                     by way of `git rev-parse --git-path index`
     GIT_ALTERNATE_OBJECT_DIRECTORIES   as git reads it
 and by git for us: GIT_DIR, GIT_WORK_TREE, GIT_COMMON_DIR, GIT_OBJECT_DIRECTORY, GIT_CONFIG_*, HOME, ...
 
-Git configuration read here: theta.compatible, theta.workers, theta.memoryLimit, lfs.storage, core.fsync,
-core.fsyncObjectFiles.
+Git configuration read here: theta.compatible, theta.workers, theta.memoryLimit, theta.checkpointType (before the
+variable GIT_THETA_CHECKPOINT_TYPE), lfs.storage, core.fsync, core.fsyncObjectFiles.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Settings:
     All paths are absolute. `directory` is where child git processes run, with `child_environment` and nothing else.
     `alternates` are existing directories that hold LFS objects of other repositories, nearest first, each once.
     `memory_limit` is in bytes. `fsync` tells whether git would flush a loose object to disk before it is there.
+    `checkpoint_type` is a name of git-theta's, known here or not, and where it stands.
     """
 
     directory: Path
@@ -74,7 +75,7 @@ class Settings:
     alternates: tuple[Path, ...]
     compatible: Compatible
     fsync: bool
-    checkpoint_type: str | None
+    checkpoint_type: Value | None
     workers: int
     memory_limit: int
     trace: bool
@@ -97,19 +98,8 @@ class Settings:
 
     @property
     def checkpoint_format(self) -> str | None:
-        """The format that GIT_THETA_CHECKPOINT_TYPE names, in our words; None where it names none.
-
-        Raises UnsupportedError for a type of git-theta's, or of a plugin of its, that is not known here.
-        """
-        if self.checkpoint_type is None:
-            return None
-        found = _FORMATS.get(self.checkpoint_type)
-        if found is None:
-            raise UnsupportedError(
-                f"checkpoints of type {self.checkpoint_type!r} (GIT_THETA_CHECKPOINT_TYPE) are not supported",
-                hint=f"use one of {', '.join(_FORMATS)}",
-            )
-        return found
+        """The format of checkpoints without a layout, None where none is named; see `format_named`."""
+        return None if self.checkpoint_type is None else format_named(self.checkpoint_type)
 
 
 class PendingSettings:
@@ -118,7 +108,7 @@ class PendingSettings:
     def __init__(self, environ: Mapping[str, str], directory: Path) -> None:
         self._environ = environ
         self._directory = directory.absolute()
-        self._child_environment = MappingProxyType(_for_children(environ))
+        self._child_environment = MappingProxyType(for_children(environ))
         self._where = self._start(
             *("rev-parse", "--is-bare-repository", "--git-dir", "--git-common-dir"),
             # Dies where there is no work tree, after the others have been printed.
@@ -152,7 +142,7 @@ class PendingSettings:
             alternates=_lfs_alternates(objects, self._environ, self._directory, storage / "objects"),
             compatible=config.parsed("theta.compatible", _compatible, lambda: "auto"),
             fsync=gitconfig.flushes_loose_objects(config),
-            checkpoint_type=self._environ.get("GIT_THETA_CHECKPOINT_TYPE") or None,
+            checkpoint_type=_checkpoint_type(config, self._environ),
             workers=config.parsed("theta.workers", _workers, machine.usable_cores),
             memory_limit=config.parsed("theta.memoryLimit", _memory, machine.default_memory),
             trace=gitconfig.understood(
@@ -164,7 +154,7 @@ class PendingSettings:
     def _places(self, code: int, out: bytes, err: bytes) -> tuple[Path, Path, Path, Path, Path | None]:
         lines = out.split(b"\n")
         if len(lines) < 6:
-            raise RepositoryError(gitcmd.complaint(err) or f"git rev-parse failed (exit {code})")
+            raise RepositoryError(gitcmd.reason(err) or f"git rev-parse failed (exit {code})")
         # The empty piece after the last newline; one line less where there is no work tree.
         if len(lines) > 7 or lines[0] not in {b"true", b"false"} or (code == 0) != (len(lines) == 7):
             raise RepositoryError("the repository cannot be used: its path holds a line break")
@@ -187,9 +177,34 @@ def load(environ: Mapping[str, str], directory: Path) -> Settings:
     return begin(environ, directory).result()
 
 
-def _for_children(environ: Mapping[str, str]) -> dict[str, str]:
+def for_children(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` as child git processes should have it: nothing in it changes what their arguments mean."""
     kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_CHILDREN}
     return kept | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat"}
+
+
+def format_named(name: Value) -> str:
+    """Return the format that git-theta calls `name`, in our words.
+
+    Raises UnsupportedError for a type of git-theta's, or of a plugin of its, that is not known here.
+    """
+    found = _FORMATS.get(name.text or "")
+    if found is None:
+        raise UnsupportedError(
+            f"checkpoints of type {name.text!r} ({name.origin}) are not supported",
+            hint=f"use one of {', '.join(_FORMATS)}",
+        )
+    return found
+
+
+def _checkpoint_type(config: Config, environ: Mapping[str, str]) -> Value | None:
+    key, variable = "theta.checkpointType", "GIT_THETA_CHECKPOINT_TYPE"
+    found = config.get(key)
+    if found is not None:
+        named = Value(found.text, f"{key}, {found.origin}")
+    else:
+        named = Value(environ.get(variable), variable)
+    return named if named.text else None  # an empty value of the key hides the variable, too
 
 
 def _lfs_storage(common_dir: Path, config: Config) -> Path:

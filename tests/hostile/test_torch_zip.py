@@ -46,6 +46,7 @@ def refusal(data: bytes) -> CheckpointError:
     text = str(caught.value)
     assert "\n" not in text
     assert len(text) < 800
+    assert caught.value.hint
     return caught.value
 
 

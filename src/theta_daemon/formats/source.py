@@ -13,7 +13,7 @@ import tempfile
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Protocol
 
-from theta_daemon.errors import CheckpointError, RepositoryError, TruncatedError
+from theta_daemon.errors import CheckpointError, RepositoryError, TruncatedError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,7 +157,7 @@ class Source:
             yield
         except OSError as error:
             raise RepositoryError(
-                f"cannot keep the rest of the checkpoint in a temporary file: {error.strerror}",
+                f"cannot keep the rest of the checkpoint in a temporary file: {reason(error)}",
                 hint=f"make room in {self._spool_directory or tempfile.gettempdir()}",
             ) from error
 

@@ -45,7 +45,6 @@ _WINDOWS = (1 << 8, 1 << 16, PEEK_LIMIT)  # how far ahead to look for the end of
 _PIECE = 1 << 20
 _SERIALIZATION_ID = 40  # 20 digits from the records' names, 20 from their checksums
 _BIG_ENDIAN = b"big"
-_HINT = "fetch or save it again"
 
 
 def read(source: Source) -> Iterator[Part]:
@@ -54,7 +53,11 @@ def read(source: Source) -> Iterator[Part]:
     Raises CheckpointError for a zip that is no torch checkpoint, contradicts itself or its pickle (naming the
     parameter where there is one), and TruncatedError for one that ends too early.
     """
-    return _Reader(source).parts()
+    try:
+        yield from _Reader(source).parts()
+    except CheckpointError as error:
+        error.at(hint="the file is damaged: fetch or save it again")
+        raise
 
 
 class _Reader:
@@ -77,7 +80,7 @@ class _Reader:
         while self._source.peek(4) == zips.LOCAL:
             yield from self._record(self._peek_header())
         if self._contents is None:
-            raise CheckpointError("this zip is not a torch checkpoint: it holds no data.pkl")
+            raise _no_checkpoint()
         yield from self._announce(self._contents)
         yield from self._end()
         self._contents.check_complete()
@@ -94,7 +97,7 @@ class _Reader:
         entries = directory.by_name()
         pickle = entries.get(self._archive + b"data.pkl")
         if pickle is None:
-            raise CheckpointError("this zip is not a torch checkpoint: it holds no data.pkl", hint=_NOT_TORCH)
+            raise _no_checkpoint()
         if not pickle.is_plain:
             return Contents.unread()
         _require_sensible(pickle.size)
@@ -139,7 +142,7 @@ class _Reader:
             if end is not None:
                 break
             if len(window) < PEEK_LIMIT:
-                raise TruncatedError("the file ends inside its data.pkl", hint=_HINT)
+                raise TruncatedError("the file ends inside its data.pkl")
             data += self._source.read(len(window) - zips.DESCRIPTOR_WINDOW)
             _require_sensible(len(data))
         data += self._source.read(end)
@@ -171,7 +174,7 @@ class _Reader:
             return header.size
         if self._directory is None and self._contents is not None:
             nbytes = self._contents.storage_size(header.name)
-            if nbytes is not None:
+            if nbytes is not None and header.is_plain:
                 return nbytes
             for n in _WINDOWS:
                 size = zips.find_descriptor(self._source.peek(n), 0, stored=header.is_plain)
@@ -186,7 +189,7 @@ class _Reader:
     def _descriptor(self, header: LocalHeader, region: int, size: int) -> Iterator[Part]:
         window = self._source.peek(zips.DESCRIPTOR_WINDOW)
         if len(window) < zips.DESCRIPTOR_WINDOW:
-            raise TruncatedError(f"the file ends behind {_text(header.name)}", hint=_HINT)
+            raise TruncatedError(f"the file ends behind {_text(header.name)}")
         length = zips.descriptor_length(window, size, stored=header.is_plain)
         if length is None:
             parameter = self._contents.parameter_in(header.name) if self._contents else None
@@ -212,7 +215,7 @@ class _Reader:
                 case zips.END:
                     break
                 case signature if len(signature) < 4:
-                    raise TruncatedError("the file ends before its zip structure does", hint=_HINT)
+                    raise TruncatedError("the file ends before its zip structure does")
                 case _:
                     raise zips.damaged(f"no part of a zip begins at {self._source.position}, where one should")
         yield Literal(self._source.read(zips.END_SIZE))
@@ -242,12 +245,14 @@ class _Reader:
         while n:
             piece = self._source.read_some(min(n, _PIECE))
             if not piece:
-                raise TruncatedError(f"the file ends after {self._source.position} bytes, {n} too few", hint=_HINT)
+                raise TruncatedError(f"the file ends after {self._source.position} bytes, {n} too few")
             n -= len(piece)
             yield Literal(piece)
 
 
-_NOT_TORCH = "take the path out of .gitattributes, or save it with torch.save"
+def _no_checkpoint() -> CheckpointError:
+    hint = "take the path out of .gitattributes, or save it with torch.save"
+    return CheckpointError("this zip is not a torch checkpoint: it holds no data.pkl", hint=hint)
 
 
 def _require_sensible(pickle: int) -> None:

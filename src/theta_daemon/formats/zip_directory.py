@@ -73,7 +73,7 @@ def _find(tail: SpooledTail) -> tuple[int, int]:
     window = tail.pread(end - n, n)
     at = window.rfind(END, 0, max(0, n - END_SIZE + len(END)))
     if at < 0:
-        raise TruncatedError("the file has no directory at its end", hint="fetch or save it again")
+        raise TruncatedError("the file has no directory at its end")
     size, start = struct.unpack_from("<II", window, at + 12)
     end = end - n + at
     if end - ZIP64_LOCATOR_SIZE >= tail.start:

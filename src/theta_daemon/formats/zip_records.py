@@ -148,9 +148,9 @@ def _wide(extras: bytes, compressed: int, plain: int, offset: int = 0) -> tuple[
 
 def _require(data: bytes, n: int) -> None:
     if len(data) < n:
-        raise TruncatedError("the file ends inside a header of its zip structure", hint="fetch or save it again")
+        raise TruncatedError("the file ends inside a header of its zip structure")
 
 
 def damaged(what: str, parameter: str | None = None) -> CheckpointError:
     """Return the error for a zip that contradicts itself."""
-    return CheckpointError(what, parameter=parameter, hint="the file is damaged: fetch or save it again")
+    return CheckpointError(what, parameter=parameter)

@@ -12,6 +12,7 @@ committed raw is neither held in memory nor read to its end.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import tempfile
 import threading
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, cast
 
 from theta_daemon import gitcmd
-from theta_daemon.errors import RepositoryError, printable
+from theta_daemon.errors import RepositoryError, printable, reason
 
 if TYPE_CHECKING:
     from theta_daemon.settings import Settings
@@ -29,9 +30,6 @@ _HEAD = 64  # bytes that show whether a blob may be metadata
 _DRAINED = 1 << 20  # up to this size reading what is not wanted costs less than starting git anew
 FOUND = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) ([a-z]+) ([0-9]{1,18})\n")
 
-# Both, because git before 2.45 (unless its distributor added it) does not know the first.
-_NO_FETCH = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": ""}
-
 
 @dataclass(frozen=True, slots=True)
 class Blob:
@@ -39,6 +37,15 @@ class Blob:
 
     id: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at a blob shows: id, size in bytes, and all its bytes where it begins like JSON."""
+
+    id: str
+    size: int
+    data: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class _Running:
 
 def local_environment(settings: Settings) -> dict[str, str]:
     """Return the environment for children that must not fetch what a partial clone lacks."""
-    return {**settings.child_environment, **_NO_FETCH}
+    return gitcmd.without_fetching(settings.child_environment)
 
 
 def begins_like_json(head: bytes) -> bool:
@@ -74,20 +81,31 @@ class CatFile:
         than LIMIT, and where its id is in `seen`, to which it is added.
         Raises RepositoryError when git fails.
         """
+        found = self._ask(name, LIMIT, set() if seen is None else seen)
+        return Blob(found.id, found.data) if found is not None and found.data is not None else None
+
+    def look(self, blob: str, limit: int = LIMIT) -> Look | None:
+        """Return what the blob with the id `blob` is; its data only where it has `limit` bytes at most.
+
+        None where there is no such blob here. Raises RepositoryError when git fails.
+        """
+        return self._ask(blob.encode("ascii"), limit, set())
+
+    def _ask(self, name: bytes, limit: int, seen: set[str]) -> Look | None:
         with self._lock:
             running = self._running = self._running or self._start()
             in_step = False
             try:
                 running.questions.write(name + b"\n")
                 running.questions.flush()
-                blob, in_step = _answer(name, running.answers, set() if seen is None else seen)
+                found, in_step = _answer(name, running.answers, limit, seen)
             except (BrokenPipeError, EOFError):
                 _explain_end(running)
-                blob = None
+                found = None
             finally:
                 if not in_step:
                     self._stop()
-            return blob
+            return found
 
     def forget(self) -> None:
         """End the child, and with it what it remembers of the index; the next question starts another."""
@@ -95,7 +113,7 @@ class CatFile:
             self._stop()
 
     def _start(self) -> _Running:
-        said = tempfile.TemporaryFile()  # noqa: SIM115
+        said = _scratch()
         try:
             child = gitcmd.start(
                 ["cat-file", "--batch"],
@@ -118,8 +136,18 @@ class CatFile:
                 pass  # closes the pipes and waits
 
 
-def _answer(name: bytes, answers: IO[bytes], seen: set[str]) -> tuple[Blob | None, bool]:
-    """Read the answer to `name`; return what `metadata` returns, and whether the answer was read to its end.
+def _scratch() -> IO[bytes]:
+    """Return a file without a name: in memory where the system can, so that a full disk does not stop a `git status`."""
+    try:
+        if hasattr(os, "memfd_create"):  # Linux
+            return os.fdopen(os.memfd_create("stderr of git cat-file"), "w+b")
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise RepositoryError(f"no temporary file can be made: {reason(error)}", hint="make room") from error
+
+
+def _answer(name: bytes, answers: IO[bytes], limit: int, seen: set[str]) -> tuple[Look | None, bool]:
+    """Read the answer to `name`; return the blob it names, and whether the answer was read to its end.
 
     Raises EOFError where the child ended in between, RepositoryError for an answer that git does not give.
     """
@@ -132,16 +160,16 @@ def _answer(name: bytes, answers: IO[bytes], seen: set[str]) -> tuple[Blob | Non
             return None, True
         raise RepositoryError(f"git cat-file answered {printable(header[:100])!r} to {printable(name)!r}")
     blob, kind, size = found[1].decode("ascii"), found[2], int(found[3])
-    wanted = kind == b"blob" and size <= LIMIT and blob not in seen
+    wanted = kind == b"blob" and size <= limit and blob not in seen
     seen.add(blob)
     head = b""
     if wanted:  # git prints the header before it reads the object, so what is not wanted costs nothing up to here
         head = _exactly(answers, min(size, _HEAD))
         wanted = begins_like_json(head)
-    if not wanted and size > _DRAINED:
-        return None, False
-    rest = _exactly(answers, size - len(head) + 1)  # and the line break behind every object
-    return (Blob(blob, head + rest[:-1]) if wanted else None), True
+    in_step = wanted or size <= _DRAINED
+    rest = _exactly(answers, size - len(head) + 1) if in_step else b""  # and the line break behind every object
+    look = Look(blob, size, head + rest[:-1] if wanted else None)
+    return (look if kind == b"blob" else None), in_step
 
 
 def _explain_end(running: _Running) -> None:
@@ -150,7 +178,7 @@ def _explain_end(running: _Running) -> None:
     code = running.child.wait()
     running.said.seek(0)
     said = running.said.read(1 << 16)
-    if b"promisor" not in said:
+    if not gitcmd.lacks_what_was_promised(said):
         raise gitcmd.failure("git cat-file", code, said)
 
 

@@ -122,7 +122,7 @@ class GitRecord:
         )
         if code != 0:
             # ls-tree fails where there is no such commit; both where a partial clone lacks a tree.
-            if command[0] == "ls-files" and b"promisor" not in err:
+            if command[0] == "ls-files" and not gitcmd.lacks_what_was_promised(err):
                 raise gitcmd.failure("git ls-files", code, err)
             return {}
         found: dict[int, bytes] = {}

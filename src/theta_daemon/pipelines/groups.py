@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon import dtypes
-from theta_daemon.errors import CheckpointError, RepositoryError
+from theta_daemon.errors import CheckpointError, RepositoryError, reason
 from theta_daemon.metadata import lsh
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry
@@ -118,7 +118,7 @@ class GroupStore:
                 return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
         except OSError as error:
             raise RepositoryError(
-                f"cannot spool a parameter group of {size} bytes: {error.strerror}",
+                f"cannot spool a parameter group of {size} bytes: {reason(error)}",
                 hint="make room, or raise theta.memoryLimit",
             ) from error
 

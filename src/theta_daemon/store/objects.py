@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, TypedDict
 from weakref import WeakSet
 
 from theta_daemon import durable
-from theta_daemon.errors import CorruptObject, MissingObject, RepositoryError
+from theta_daemon.errors import CorruptObject, MissingObject, RepositoryError, reason
 from theta_daemon.metadata.entries import ObjectRef
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class ObjectStore:
                 self._give_to_lfs(theta, lfs, replace=in_lfs is not None)
         except OSError as error:
             raise RepositoryError(
-                f"cannot write object {ref.oid}: {error.strerror or error}",
+                f"cannot write object {ref.oid}: {reason(error)}",
                 hint="make room or permit writing, and run the command again",
             ) from error
         return ref

@@ -144,7 +144,7 @@ def test_a_child_that_ends_early_is_an_error_in_its_own_words(start: Start, answ
 
 
 def test_a_child_that_is_gone_before_it_is_asked_is_an_error(start: Start) -> None:
-    cat_file = start("exec <&-; echo 'fatal: not a git repository' >&2; exit 128")
+    cat_file = start("echo 'fatal: not a git repository' >&2; exec <&-; exit 128")
     with pytest.raises(RepositoryError, match="fatal: not a git repository"):
         cat_file.metadata(b"HEAD:x" * 100_000)
 
