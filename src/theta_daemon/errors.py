@@ -32,8 +32,11 @@ def printable(path: bytes) -> str:
 
 def reason(error: OSError) -> str:
     """Return why the system refused, and for which files where it says so."""
-    files = [printable(os.fsencode(file)) for file in (error.filename, error.filename2) if isinstance(file, str | bytes)]
-    return ": ".join([error.strerror or str(error), *([" -> ".join(files)] if files else [])])
+    files = [
+        printable(os.fsencode(file)) for file in (error.filename, error.filename2) if isinstance(file, str | bytes)
+    ]
+    why = error.strerror or str(error)
+    return f"{why}: {' -> '.join(files)}" if files else why
 
 
 class ThetaError(Exception):

@@ -99,7 +99,7 @@ def complaint(err: bytes) -> str:
     return printable((fatal or lines or [b""])[-1])
 
 
-def reason(err: bytes) -> str:
+def plain_complaint(err: bytes) -> str:
     """Return git's complaint without the word that says how bad it is, for an error that is all git's own."""
     said = complaint(err)
     return said.removeprefix("fatal: ").removeprefix("error: ")

@@ -154,7 +154,7 @@ class PendingSettings:
     def _places(self, code: int, out: bytes, err: bytes) -> tuple[Path, Path, Path, Path, Path | None]:
         lines = out.split(b"\n")
         if len(lines) < 6:
-            raise RepositoryError(gitcmd.reason(err) or f"git rev-parse failed (exit {code})")
+            raise RepositoryError(gitcmd.plain_complaint(err) or f"git rev-parse failed (exit {code})")
         # The empty piece after the last newline; one line less where there is no work tree.
         if len(lines) > 7 or lines[0] not in {b"true", b"false"} or (code == 0) != (len(lines) == 7):
             raise RepositoryError("the repository cannot be used: its path holds a line break")

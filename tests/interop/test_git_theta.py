@@ -93,9 +93,10 @@ def test_b_what_we_wrote_checks_out_with_git_theta(pair: Pair, path: str) -> Non
     assert_equal(load(checked_out(pair.theirs_as(KINDS[path]), path)), tensors | {"steps": torch.tensor(18)})
 
 
-def test_b_tied_tensors_check_out_with_git_theta(pair: Pair) -> None:
+def test_b_tied_tensors_and_views_check_out_with_git_theta(pair: Pair) -> None:
     weight = torch.arange(12.0).reshape(3, 4)
     tied = {"embed.weight": weight, "head.weight": weight, "t": torch.arange(6.0).reshape(2, 3).t()}
+    tied |= {"row": weight[1], "column": weight[:, 2], "transposed": weight.t(), "every": weight.flatten()[::5]}
     pair.ours.write("model.pt", models.torch_bytes(tied))
     pair.ours.commit("by us", "model.pt")
     assert_equal(load(checked_out(pair.theirs_as("pytorch"), "model.pt")), tied)

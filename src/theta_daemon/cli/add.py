@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from theta_daemon.cli import git
+from theta_daemon import gitcmd
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import UnsupportedError, UsageError
 
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
                 hint="save the whole checkpoint and use plain `git add`: the format and what changed are found by "
                 "themselves",
             )
-    return git.hand_over("add", *arguments.arguments)
+    return gitcmd.hand_over(["add", *arguments.arguments], place.environment, place.directory)
 
 
 VERB = Verb(

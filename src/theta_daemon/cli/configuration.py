@@ -10,12 +10,13 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from theta_daemon.cli import git
 from theta_daemon.errors import printable
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
+
+    from theta_daemon.cli.git import Git
 
 
 class Scope(enum.StrEnum):
@@ -82,7 +83,7 @@ def add_scope_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(scope=Scope.GLOBAL)
 
 
-def read(scope: Scope | None = None) -> dict[str, tuple[str, ...]]:
+def read(git: Git, scope: Scope | None = None) -> dict[str, tuple[str, ...]]:
     """Return the values of our keys in `scope` (None: those in effect, the last one last), in file order."""
     where = () if scope is None else (f"--{scope}",)
     rows = git.answer("config", *where, "-z", "--get-regexp", r"^(filter|merge|diff)\.theta\.")
@@ -100,12 +101,12 @@ def changes(present: Mapping[str, tuple[str, ...]]) -> list[Change]:
     return [change for change in found if len(change.old) != 1 or not change.setting.accepts(change.old[0])]
 
 
-def write(scope: Scope, setting: Setting) -> None:
+def write(git: Git, scope: Scope, setting: Setting) -> None:
     """Make `setting` the only value of its key in `scope`."""
     git.output("config", f"--{scope}", "--replace-all", setting.key, setting.value)
 
 
-def remove(scope: Scope, setting: Setting, present: tuple[str, ...]) -> bool:
+def remove(git: Git, scope: Scope, setting: Setting, present: tuple[str, ...]) -> bool:
     """Remove our values among those of a key, and tell whether there were any.
 
     git removes a section that this leaves empty.

@@ -9,8 +9,8 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from theta_daemon import __version__, settings
-from theta_daemon.cli import configuration, git, lfs
+from theta_daemon import __version__
+from theta_daemon.cli import configuration, lfs
 from theta_daemon.cli.terminal import count, say
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import RepositoryError, printable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from theta_daemon.settings import Settings
 
-_PACKAGES = ("blake3", "isal", "msgpack", "numcodecs", "numpy", "pygit2", "tensorstore", "torch", "safetensors")
+_PACKAGES = ("blake3", "isal", "msgpack", "numcodecs", "numpy", "tensorstore", "torch", "safetensors")
 _VARIABLES = ("GIT_THETA_", "THETA_", "GIT_LFS_SKIP_SMUDGE")
 _CONFIGURATION = r"^(theta\..*|(filter|merge|diff)\.theta\..*|lfs\.(storage|url)|core\.fsync)$"
 
@@ -31,10 +31,10 @@ _CREDENTIALS = re.compile(r"://[^/@\s]+@")
 
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Print versions, configuration, and, in a repository, its stores."""
-    _show_versions()
+    _show_versions(place)
     _show_configuration(place)
     try:
-        here = settings.load(place.environment, place.directory)
+        here = place.settings()
     except RepositoryError as error:
         say(f"Repository: none ({error})")
         return 0
@@ -42,12 +42,12 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     return 0
 
 
-def _show_versions() -> None:
+def _show_versions(place: Place) -> None:
     from importlib import metadata  # slow to import, and every verb imports this module
 
     found = lfs.version()
     say(f"theta-daemon {__version__}")
-    say(printable(git.line("version")))
+    say(printable(place.git.line("version")))
     say(found[0] if found is not None else "git-lfs: not installed")
     say(f"Python {platform.python_version()} ({sys.executable}), {platform.platform()}")
     for package in _PACKAGES:
@@ -60,10 +60,10 @@ def _show_versions() -> None:
 
 
 def _show_configuration(place: Place) -> None:
-    present = configuration.read()
+    present = configuration.read(place.git)
     state = "no" if not configuration.is_ours(present) else "yes"
     say(f"Installed: {state}")
-    rows = git.answer("config", "-z", "--show-origin", "--get-regexp", _CONFIGURATION) or b""
+    rows = place.git.answer("config", "-z", "--show-origin", "--get-regexp", _CONFIGURATION) or b""
     fields = rows.split(b"\0")[:-1]
     for origin, entry in zip(fields[::2], fields[1::2], strict=True):
         key, _, value = entry.partition(b"\n")

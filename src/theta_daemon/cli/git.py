@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from theta_daemon import gitcmd
@@ -15,7 +16,6 @@ from theta_daemon.errors import RepositoryError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 Argument = str | bytes
 
@@ -35,9 +35,9 @@ class Git:
     environment: Mapping[str, str]
     directory: Path
 
-    def at(self, directory: Path) -> Git:
-        """Return git in another directory."""
-        return replace(self, directory=directory)
+    def at_top(self) -> Git:
+        """Return git in the top-level directory of the work tree. Raises RepositoryError where there is none."""
+        return replace(self, directory=Path(os.fsdecode(self.line("rev-parse", "--show-toplevel"))))
 
     def output(self, *arguments: Argument, stdin: bytes = b"") -> bytes:
         """Return what `git ARGUMENTS` prints. Raises RepositoryError with git's words."""
@@ -74,4 +74,4 @@ class Git:
 
 def _error(arguments: tuple[Argument, ...], code: int, err: bytes) -> RepositoryError:
     verb = next((a for a in arguments if isinstance(a, str) and not a.startswith("-")), "")
-    return RepositoryError(gitcmd.reason(err) or f"git {verb} exited {code}")
+    return RepositoryError(gitcmd.plain_complaint(err) or f"git {verb} exited {code}")

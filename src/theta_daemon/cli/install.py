@@ -6,7 +6,7 @@ import shlex
 import shutil
 from typing import TYPE_CHECKING
 
-from theta_daemon.cli import configuration, git
+from theta_daemon.cli import configuration, lfs
 from theta_daemon.cli.terminal import note, say, warn
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import RepositoryError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from theta_daemon.cli.configuration import Scope
+    from theta_daemon.cli.git import Git
 
 _DIFF = "diff.theta.command"
 
@@ -27,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Write what is missing, and say what was replaced."""
-    install(arguments.scope, force=arguments.force)
-    warn_of_what_is_missing()
+    install(place.git, arguments.scope, force=arguments.force)
+    warn_of_what_is_missing(place.git)
     return 0
 
 
-def install(scope: Scope, *, force: bool = False) -> None:
+def install(git: Git, scope: Scope, *, force: bool = False) -> None:
     """Make our settings stand in `scope`. Raises RepositoryError where foreign values stand, unless `force`."""
-    changes = configuration.changes(configuration.read(scope))
+    changes = configuration.changes(configuration.read(git, scope))
     foreign = [change for change in changes if change.is_foreign]
     if foreign and not force:
         first = foreign[0]
@@ -44,20 +45,20 @@ def install(scope: Scope, *, force: bool = False) -> None:
             hint="git theta install --force replaces it",
         )
     for change in changes:
-        configuration.write(scope, change.setting)
+        configuration.write(git, scope, change.setting)
         for old in change.old:
             if not change.setting.accepts(old):
                 note(f"replaced {configuration.described(change.setting.key, old)}")
     say(f"git-theta is {'installed' if changes else 'already installed'} ({scope} configuration).")
 
 
-def warn_of_what_is_missing() -> None:
+def warn_of_what_is_missing(git: Git) -> None:
     """Warn of what would keep the filter from running; none of it is an error of this command."""
     if shutil.which("theta-daemon") is None:
         warn("theta-daemon is not on PATH: git cannot start the filter; put its directory on PATH")
-    if not git.succeeds("lfs", "version"):
+    if lfs.version() is None:
         warn("git-lfs is not installed: this works, but checkpoints cannot be fetched from or sent to a remote")
-    effective = configuration.read()
+    effective = configuration.read(git)
     for change in configuration.changes({key: values[-1:] for key, values in effective.items()}):
         value = change.old[-1] if change.old else "(nothing)"
         warn(f"another configuration file overrides this one: {configuration.described(change.setting.key, value)}")

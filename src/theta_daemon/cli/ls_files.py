@@ -6,16 +6,20 @@ import enum
 import os
 from typing import TYPE_CHECKING
 
-from theta_daemon.cli import git, named_objects
+from theta_daemon.cli import named_objects
 from theta_daemon.cli.terminal import emit, quoted
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import MetadataError
+from theta_daemon.history import index
 from theta_daemon.metadata import text
 from theta_daemon.metadata.text import Kind
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+
+    from theta_daemon.history.catfile import Look
+    from theta_daemon.history.index import File
 
 
 class State(enum.StrEnum):
@@ -36,47 +40,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Print a line for each tracked path of the index."""
-    entries = dict(_tracked([os.fsencode(spec) for spec in arguments.pathspecs]))
+    here = place.settings()
+    # What pathspecs mean is up to the user here: `git --literal-pathspecs theta ls-files '*.pt'`.
+    meaning = {name: value for name, value in place.environment.items() if name.endswith("_PATHSPECS")}
+    files = index.files(here, [os.fsencode(spec) for spec in arguments.pathspecs], meaning)
+    tracked = list(_tracked(place, list(files)))
     facts: dict[str, bytes] = {}
     if not arguments.name_only:
-        facts = _facts([blob for blob in entries.values() if blob is not None])
-    for path, blob in entries.items():
+        facts = {look.id: _described(look) for look in index.looks(here, filter(None, (it.blob for it in tracked)))}
+    for file in tracked:
         if not arguments.name_only:
-            emit(_row(State.CONFLICT) if blob is None else facts.get(blob, _row(State.RAW)))
-        emit(path + b"\0" if arguments.zero else quoted(path) + b"\n")
+            emit(_row(State.CONFLICT) if file.blob is None else facts.get(file.blob, _row(State.RAW)))
+        emit(file.path + b"\0" if arguments.zero else quoted(file.path) + b"\n")
     return 0
 
 
-def _tracked(pathspecs: list[bytes]) -> Iterator[tuple[bytes, str | None]]:
-    """Yield the tracked paths in git's order, with their blob, None where the index holds several stages."""
-    entries: dict[bytes, str | None] = {}
-    for row in git.items("ls-files", "-z", "--stage", "--", *pathspecs):
-        where, _, path = row.partition(b"\t")
-        mode, blob, stage = where.split()
-        if mode.startswith(b"100"):
-            entries[path] = blob.decode("ascii") if stage == b"0" else None
-    stdin = b"".join(path + b"\0" for path in entries)
-    answers = git.items("check-attr", "-z", "--stdin", "filter", stdin=stdin)
-    for path, value in zip(answers[::3], answers[2::3], strict=True):
+def _tracked(place: Place, files: list[File]) -> Iterator[File]:
+    """Yield those of `files` that have our filter."""
+    stdin = b"".join(file.path + b"\0" for file in files)
+    answers = place.git.items("check-attr", "-z", "--stdin", "filter", stdin=stdin)
+    for file, value in zip(files, answers[2::3], strict=True):
         if value == b"theta":
-            yield path, entries[path]
+            yield file
 
 
-def _facts(blobs: list[str]) -> dict[str, bytes]:
-    """Return the columns before the path, by blob."""
-    facts = {blob: _row(State.RAW, size=size) for blob, _, size in git.kinds(dict.fromkeys(blobs))}
-    facts.update((blob, _described(content)) for blob, content in named_objects.contents(blobs))
-    return facts
-
-
-def _described(content: bytes) -> bytes:
-    kind = text.kind(content)
-    if kind is Kind.OTHER:
-        return _row(State.RAW, size=len(content))
+def _described(look: Look) -> bytes:
+    """Return the columns before the path."""
+    kind = Kind.OTHER if look.data is None else text.kind(look.data)
+    if look.data is None or kind is Kind.OTHER:
+        return _row(State.RAW, size=look.size)
     if kind is Kind.CONFLICT:
         return _row(State.CONFLICT)
     try:
-        metadata = text.parse(content)
+        metadata = text.parse(look.data)
     except MetadataError:
         return _row(State.DAMAGED)
     sizes = {found.oid: found.size for found in named_objects.of(metadata)}

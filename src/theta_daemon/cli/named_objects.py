@@ -1,20 +1,12 @@
-"""Which objects of the store the metadata in git names, and where that metadata lies.
-
-Metadata is known by its content, not by attributes: which files were tracked when an old commit was made is
-written nowhere that could be trusted.
-"""
+"""Which objects of the store metadata names."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from theta_daemon.cli import git
-from theta_daemon.metadata import text
-from theta_daemon.metadata.text import Kind
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from theta_daemon.metadata.entries import Entry, Metadata
 
@@ -26,25 +18,6 @@ class NamedObject:
     oid: str
     size: int
     parameter: str | None
-
-
-def staged(top: bytes | None = None) -> Iterator[tuple[str, bytes]]:
-    """Yield (blob id, path) of the regular files in the index that have no conflict."""
-    for row in git.items("ls-files", "-z", "--stage", directory=top):
-        place, _, path = row.partition(b"\t")
-        mode, blob, stage = place.split()
-        if mode.startswith(b"100") and stage == b"0":
-            yield blob.decode("ascii"), path
-
-
-def contents(blobs: Iterable[str], limit: int = text.MAX_SIZE) -> Iterator[tuple[str, bytes]]:
-    """Yield (blob id, content) of every blob that is small enough to be metadata (`limit` bytes), each once."""
-    yield from git.blobs(list(dict.fromkeys(blobs)), limit)
-
-
-def is_metadata(content: bytes) -> bool:
-    """Tell whether a blob is metadata, whole or damaged."""
-    return text.kind(content) is Kind.METADATA
 
 
 def of_entry(name: tuple[str, ...], entry: Entry) -> Iterator[NamedObject]:

@@ -12,15 +12,17 @@ metadata on the remote names already need not be here.
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from theta_daemon import durable, settings
-from theta_daemon.cli import git, lfs, named_objects
+from theta_daemon import durable
+from theta_daemon.cli import lfs, named_objects
 from theta_daemon.cli.terminal import count, note, shown, warn
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import CorruptObject, MetadataError, MissingObject, ProtocolError
+from theta_daemon.history.commits import Commits
 from theta_daemon.metadata import text
 from theta_daemon.metadata.text import Kind
 
@@ -41,7 +43,7 @@ class RefUpdate:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Wanted:
     """An object, and the path of a metadata file that names it."""
 
     named: NamedObject
@@ -57,14 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Send the objects; an exit status other than 0 stops git's push."""
     updates = list(ref_updates(sys.stdin.buffer))
-    wanted = named_by(updates, arguments.remote) if updates else {}
-    if not wanted:
+    if not updates:
         return 0
-    here = settings.load(place.environment, place.directory)
-    missing = {oid: found for oid, found in wanted.items() if not _bring_in(here, found)}
-    if missing:
-        for oid in named_on_remote(updates, arguments.remote):
-            missing.pop(oid, None)
+    here = place.settings()
+    with closing(Commits(here)) as commits:
+        replaced = [update.remote for update in updates if update.remote is not None]
+        on_remote = commits.known([*replaced, *commits.tracked(arguments.remote)])
+        wanted = named_in(commits, [update.local for update in updates], on_remote)
+        missing = {oid: it for oid, it in wanted.items() if not _bring_in(here, it)}
+        if missing:
+            for oid in named_in(commits, on_remote, []):
+                missing.pop(oid, None)
     if missing:
         raise _missing(missing)
     oids = sorted(oid for oid in wanted if _place(here.lfs_objects, oid).is_file())
@@ -85,58 +90,28 @@ def ref_updates(lines: Iterable[bytes]) -> Iterator[RefUpdate]:
                 raise ProtocolError(f"pre-push got a line that is not git's: {line[:200]!r}")
 
 
-def named_by(updates: list[RefUpdate], remote: str) -> dict[str, Found]:
-    """Return the objects that metadata names which is new to the remote, by object id."""
-    new = (update.local for update in updates)
-    return _named(_blobs_in([*new, *(f"^{old}" for old in _replaced(updates))], ["--not", *_tracking(remote)]))
-
-
-def named_on_remote(updates: list[RefUpdate], remote: str) -> set[str]:
-    """Return the ids of the objects that metadata names which the remote has."""
-    return set(_named(_blobs_in(_replaced(updates), _tracking(remote))))
-
-
-def _replaced(updates: list[RefUpdate]) -> list[str]:
-    """Return the commits that the remote's refs point at now, as far as they are here."""
-    return [found for found, _, _ in git.kinds(dict.fromkeys(update.remote for update in updates if update.remote))]
-
-
-def _tracking(remote: str) -> list[str]:
-    """Return the option for rev-list that stands for the remote's tracking refs; none for a URL."""
-    has_refs = git.output("for-each-ref", "--count=1", f"refs/remotes/{remote}/") if _is_name(remote) else b""
-    return [f"--remotes={remote}"] if has_refs else []
-
-
-def _blobs_in(revisions: list[str], options: list[str]) -> dict[str, bytes]:
-    """Return the blobs that the revisions reach, each with a path where it lies."""
-    stdin = "".join(f"{revision}\n" for revision in revisions).encode("ascii")
-    rows = git.output("rev-list", "--objects", "--stdin", *options, stdin=stdin).splitlines()
-    return {name.decode("ascii"): path for name, separator, path in (row.partition(b" ") for row in rows) if separator}
-
-
-def _named(blobs: dict[str, bytes]) -> dict[str, Found]:
-    found: dict[str, Found] = {}
-    for blob, content in named_objects.contents(blobs):
-        kind = text.kind(content)
-        if kind is Kind.OTHER:
-            continue
+def named_in(commits: Commits, include: list[str], exclude: list[str]) -> dict[str, Wanted]:
+    """Return the objects that metadata in a range of commits names, by object id."""
+    wanted: dict[str, Wanted] = {}
+    for found in commits.in_range(include, exclude):
         try:
-            metadata = text.parse(content)
+            metadata = text.parse(found.data)
         except MetadataError as error:
             # Nobody can check it out, so nothing is lost; a broken commit of long ago must not stop every push.
-            warn(f"nothing is sent for blob {blob}: {error.at(path=blobs[blob])}")
+            if text.kind(found.data) is not Kind.OTHER:
+                warn(f"nothing is sent for blob {found.blob}: {error.at(path=found.path)}")
             continue
         for named in named_objects.of(metadata):
-            found.setdefault(named.oid, Found(named, blobs[blob]))
-    return found
+            wanted.setdefault(named.oid, Wanted(named, found.path))
+    return wanted
 
 
-def _bring_in(here: Settings, found: Found) -> bool:
+def _bring_in(here: Settings, wanted: Wanted) -> bool:
     """Make sure that git-lfs finds an object where it looks, and tell whether it does.
 
     Raises CorruptObject where only files of another size have its name: git-lfs would send one of those.
     """
-    named = found.named
+    named = wanted.named
     stores = (here.lfs_objects, here.theta_dir / "objects", *here.alternates)
     sizes = {store: _size(_place(store, named.oid)) for store in stores}
     target = _place(here.lfs_objects, named.oid)
@@ -151,7 +126,7 @@ def _bring_in(here: Settings, found: Found) -> bool:
         if size is not None:
             raise CorruptObject(
                 f"object {named.oid} has {size} bytes and should have {named.size}",
-                path=found.path,
+                path=wanted.path,
                 parameter=named.parameter,
                 hint=f"remove {_place(store, named.oid)} and restore it from a clone that has it",
             )
@@ -166,14 +141,14 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _missing(missing: dict[str, Found]) -> MissingObject:
-    oid, found = min(missing.items())
+def _missing(missing: dict[str, Wanted]) -> MissingObject:
+    oid, wanted = min(missing.items())
     others = f" and {count(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
     return MissingObject(
         f"object {oid}{others} is not in this repository, and nothing tells that the remote has it",
-        path=found.path,
-        parameter=found.named.parameter,
-        hint=f"check out the commits that you push where {shown(found.path)} can be fetched, or push with --no-verify "
+        path=wanted.path,
+        parameter=wanted.named.parameter,
+        hint=f"check out the commits that you push where {shown(wanted.path)} can be fetched, or push with --no-verify "
         "if the remote has the objects",
     )
 
@@ -186,10 +161,6 @@ def _lfs_name(remote: str, url: str) -> str:
 
 def _is_id(text: str) -> bool:
     return len(text) in {40, 64} and all(digit in "0123456789abcdef" for digit in text)
-
-
-def _is_name(remote: str) -> bool:
-    return git.succeeds("check-ref-format", f"refs/remotes/{remote}/x")
 
 
 VERB = Verb(

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import posixpath
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from theta_daemon.cli import attributes, configuration, git, named_objects, tracking
+from theta_daemon import settings
+from theta_daemon.cli import attributes, configuration, tracking
 from theta_daemon.cli.configuration import Scope
 from theta_daemon.cli.install import install
 from theta_daemon.cli.terminal import count, emit, note, quoted, say, shown
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import RepositoryError, UsageError, printable
+from theta_daemon.history import index
+from theta_daemon.metadata import text
+from theta_daemon.metadata.text import Kind
 
 if TYPE_CHECKING:
     import argparse
+
+    from theta_daemon.cli.git import Git
+    from theta_daemon.settings import Settings
 
 _SHOWN = 5
 _HINT_LIMIT = 16 << 20  # bytes: what is larger counts as a checkpoint here, unread; metadata this large is rare
@@ -29,19 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Track the patterns, or list what is tracked."""
     if not arguments.patterns:
-        return show_tracked()
-    top = git.line("rev-parse", "--show-toplevel")
-    prefix = git.line("rev-parse", "--show-prefix")
-    patterns = [from_top(os.fsencode(pattern), prefix, top) for pattern in arguments.patterns]
-    path = Path(os.fsdecode(top)) / ".gitattributes"
-    refuse_unready(top, path)
-    staged = {name: blob for blob, name in named_objects.staged(top)}
-    present = [*staged, *git.items("ls-files", "-z", "--others", "--exclude-standard", directory=top)]
+        return show_tracked(place.git.at_top())
+    prefix = place.git.line("rev-parse", "--show-prefix")
+    git = place.git.at_top()
+    patterns = [from_top(os.fsencode(pattern), prefix, os.fsencode(git.directory)) for pattern in arguments.patterns]
+    path = git.directory / ".gitattributes"
+    refuse_unready(git)
+    here = settings.load(place.environment, git.directory)
+    staged = {file.path: file.blob for file in index.files(here) if file.blob is not None}
+    present = [*staged, *git.items("ls-files", "-z", "--others", "--exclude-standard")]
     data, mode = tracking.read(path)
-    _refuse_conflicts(top, data, patterns, present)
-    if not configuration.is_ours(configuration.read()):
+    _refuse_conflicts(git, data, patterns, present)
+    if not configuration.is_ours(configuration.read(git)):
         note("git does not run theta-daemon here yet")
-        install(Scope.LOCAL)
+        install(git, Scope.LOCAL)
     before = data
     for pattern in patterns:
         old = data
@@ -49,17 +56,16 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
         say(f"{'already tracked' if data == old else 'tracked'}: {printable(line)}")
     if data != before:
         tracking.write(path, data, mode)
-        git.stage(attributes.NAME, top)
+        git.stage(attributes.NAME)
         say(".gitattributes is written and staged.")
-    _show_unconverted(top, prefix, patterns, staged)
+    _show_unconverted(here, git, prefix, patterns, staged)
     return 0
 
 
-def show_tracked() -> int:
+def show_tracked(git: Git) -> int:
     """List every pattern with our filter, and the line where it stands."""
-    top = git.line("rev-parse", "--show-toplevel")
-    for name in tracking.attribute_files(top):
-        for number, line in enumerate(tracking.read_lines(top, name), 1):
+    for name in tracking.attribute_files(git):
+        for number, line in enumerate(tracking.read_lines(git.directory, name), 1):
             if line.pattern is not None and line.get(b"filter") == b"filter=theta":
                 emit(quoted(line.pattern) + b"\t" + quoted(name) + b":%d\n" % number)
     return 0
@@ -97,12 +103,12 @@ def from_top(typed: bytes, prefix: bytes, top: bytes) -> bytes:
     return joined
 
 
-def refuse_unready(top: bytes, path: Path) -> None:
-    """Raise RepositoryError where writing .gitattributes would lose something."""
-    entries = git.items("ls-files", "-z", "--stage", "--", attributes.NAME, directory=top)
+def refuse_unready(git: Git) -> None:
+    """Raise RepositoryError where writing .gitattributes, at the top, would lose something."""
+    entries = git.items("ls-files", "-z", "--stage", "--", attributes.NAME)
     if len(entries) > 1:
         raise RepositoryError("has conflicts", path=attributes.NAME, hint="resolve them first")
-    if entries and not os.path.lexists(path):
+    if entries and not os.path.lexists(git.directory / ".gitattributes"):
         raise RepositoryError(
             "is in the index but not in the work tree",
             path=attributes.NAME,
@@ -110,7 +116,7 @@ def refuse_unready(top: bytes, path: Path) -> None:
         )
 
 
-def _refuse_conflicts(top: bytes, data: bytes, patterns: list[bytes], present: list[bytes]) -> None:
+def _refuse_conflicts(git: Git, data: bytes, patterns: list[bytes], present: list[bytes]) -> None:
     """Raise where a file of these patterns has another filter, or is .gitattributes itself."""
     hint = "change that line first (for git-lfs: git lfs untrack)"
     for pattern in patterns:
@@ -120,7 +126,7 @@ def _refuse_conflicts(top: bytes, data: bytes, patterns: list[bytes], present: l
             raise RepositoryError(f"{where} sets another filter for this pattern", path=pattern, hint=hint)
     examples = [tracking.example(pattern) for pattern in patterns]
     asked = list(dict.fromkeys([*examples, attributes.NAME, *present]))
-    found = tracking.matches(top, patterns, asked)
+    found = tracking.matches(git, patterns, asked)
     affected = [path for path in asked if found[path]]
     for path in affected:
         if posixpath.basename(path) == attributes.NAME:
@@ -129,7 +135,7 @@ def _refuse_conflicts(top: bytes, data: bytes, patterns: list[bytes], present: l
                 path=patterns[found[path][0]],
                 hint="use a narrower pattern, such as '*.safetensors'",
             )
-    conflict = tracking.conflict(top, affected)
+    conflict = tracking.conflict(git, affected)
     if conflict is not None:
         path, origin = conflict
         raise RepositoryError(
@@ -137,12 +143,14 @@ def _refuse_conflicts(top: bytes, data: bytes, patterns: list[bytes], present: l
         )
 
 
-def _show_unconverted(top: bytes, prefix: bytes, patterns: list[bytes], staged: dict[bytes, str]) -> None:
+def _show_unconverted(
+    here: Settings, git: Git, prefix: bytes, patterns: list[bytes], staged: dict[bytes, str]
+) -> None:
     """Name the files that git holds raw: they are not converted until they are added again."""
-    found = tracking.matches(top, patterns, list(staged))
+    found = tracking.matches(git, patterns, list(staged))
     tracked = {path: staged[path] for path, indices in found.items() if indices}
-    contents = named_objects.contents(tracked.values(), _HINT_LIMIT)
-    converted = {blob for blob, content in contents if named_objects.is_metadata(content)}
+    looks = index.looks(here, tracked.values(), _HINT_LIMIT)
+    converted = {look.id for look in looks if look.data is not None and text.kind(look.data) is Kind.METADATA}
     raw = sorted(path for path, blob in tracked.items() if blob not in converted)
     if raw:
         names = " ".join(shown(posixpath.relpath(path, prefix or b".")) for path in raw[:_SHOWN])

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from theta_daemon import durable
-from theta_daemon.cli import attributes, git
+from theta_daemon.cli import attributes
 from theta_daemon.errors import RepositoryError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from theta_daemon.cli.attributes import Line
+    from theta_daemon.cli.git import Git
 
 _FILE_LIMIT = 100 << 20  # attr.h: ATTR_MAX_FILE_SIZE
 _ASKED = 20
@@ -62,7 +63,7 @@ def write(path: Path, data: bytes, mode: int | None) -> None:
     durable.write(path, [data], temporary=path.parent, mode=mode)
 
 
-def matches(top: bytes, patterns: Sequence[bytes], paths: Sequence[bytes]) -> dict[bytes, list[int]]:
+def matches(git: Git, patterns: Sequence[bytes], paths: Sequence[bytes]) -> dict[bytes, list[int]]:
     """Return, for each path, the indices of the patterns that match it, ascending."""
     found: dict[bytes, list[int]] = {path: [] for path in paths}
     if not patterns or not paths:
@@ -74,7 +75,6 @@ def matches(top: bytes, patterns: Sequence[bytes], paths: Sequence[bytes]) -> di
         rows = git.items(
             *("-c", f"core.attributesFile={file.name}", "check-attr", "-z", "--all", "--stdin"),
             stdin=b"".join(path + b"\0" for path in paths),
-            directory=top,
         )
     for path, name, value in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
         if name.startswith(_PROBE) and value == b"set":
@@ -82,7 +82,7 @@ def matches(top: bytes, patterns: Sequence[bytes], paths: Sequence[bytes]) -> di
     return {path: sorted(indices) for path, indices in found.items()}
 
 
-def conflict(top: bytes, paths: Sequence[bytes]) -> tuple[bytes, Origin] | None:
+def conflict(git: Git, paths: Sequence[bytes]) -> tuple[bytes, Origin] | None:
     """Return the first path for which a file of this repository sets another filter, and the line that does.
 
     What the user's or the machine's attribute file says is no conflict: .gitattributes counts for more.
@@ -90,12 +90,11 @@ def conflict(top: bytes, paths: Sequence[bytes]) -> tuple[bytes, Origin] | None:
     rows = git.items(
         *("-c", "core.attributesFile=/dev/null", "check-attr", "-z", "--stdin", "filter"),
         stdin=b"".join(path + b"\0" for path in paths),
-        directory=top,
     )
     others = [path for path, _, value in zip(rows[::3], rows[1::3], rows[2::3], strict=True) if value not in _UNSET]
     # Those without a line are the work of the machine's file, /etc/gitattributes; thousands of them need no asking.
     for path in others[:_ASKED]:
-        origin = _origin(top, path)
+        origin = _origin(git, path)
         if origin is not None:
             return path, origin
     return None
@@ -124,23 +123,23 @@ def example(pattern: bytes) -> bytes:
     return bytes(path).lstrip(b"/")
 
 
-def attribute_files(top: bytes) -> list[bytes]:
+def attribute_files(git: Git) -> list[bytes]:
     """Return every .gitattributes of the work tree, tracked or not, as a path from the top."""
-    names = git.items("ls-files", "-z", "--cached", "--others", "--", ":(top,glob)**/.gitattributes", directory=top)
+    names = git.items("ls-files", "-z", "--cached", "--others", "--", ":(top,glob)**/.gitattributes")
     return sorted(set(names))
 
 
-def read_lines(top: bytes, file: bytes) -> list[Line]:
+def read_lines(top: Path, file: bytes) -> list[Line]:
     """Return the lines of an attribute file, none where git would not read it."""
     try:
-        return attributes.parse(read(Path(os.fsdecode(os.path.join(top, file))))[0])
+        return attributes.parse(read(top / os.fsdecode(file))[0])
     except RepositoryError:
         return []
 
 
-def _origin(top: bytes, path: bytes) -> Origin | None:
+def _origin(git: Git, path: bytes) -> Origin | None:
     """Return the line that sets the filter of `path`: the last match of the first file that has one."""
-    found = _files_for(top, path)
+    found = _files_for(git, path)
     macros = _filter_macros(line for _, _, lines in found for line in lines)
     for name, base, lines in found:
         setting = [
@@ -151,22 +150,23 @@ def _origin(top: bytes, path: bytes) -> Origin | None:
         ]
         patterns = [line.pattern for _, line in setting if line.pattern is not None]
         below = path.removeprefix(base)
-        indices = matches(top, patterns, [below])[below]
+        indices = matches(git, patterns, [below])[below]
         if indices:
             number, line = setting[indices[-1]]
             return Origin(name, number, line)
     return None
 
 
-def _files_for(top: bytes, path: bytes) -> list[tuple[bytes, bytes, list[Line]]]:
+def _files_for(git: Git, path: bytes) -> list[tuple[bytes, bytes, list[Line]]]:
     """Return the attribute files that count for `path`, the strongest first: name, directory, lines."""
-    info = os.path.join(top, git.line("rev-parse", "--git-path", "info/attributes", directory=top))
+    top = os.fsencode(git.directory)
+    info = os.path.join(top, git.line("rev-parse", "--git-path", "info/attributes"))
     files = [(os.path.relpath(info, top), b"")]
     parts = path.split(b"/")[:-1]
     for depth in range(len(parts), -1, -1):
         base = b"".join(part + b"/" for part in parts[:depth])
         files.append((base + attributes.NAME, base))
-    return [(file, base, read_lines(top, file)) for file, base in files]
+    return [(file, base, read_lines(git.directory, file)) for file, base in files]
 
 
 def _filter_macros(lines: Iterable[Line]) -> set[bytes]:

@@ -12,16 +12,18 @@ from theta_daemon.cli.verb import Place, Verb
 if TYPE_CHECKING:
     import argparse
 
+    from theta_daemon.cli.git import Git
+
 
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Remove our values from one scope, and say which others stay."""
-    uninstall(arguments.scope)
+    uninstall(place.git, arguments.scope)
     return 0
 
 
-def uninstall(scope: Scope) -> None:
+def uninstall(git: Git, scope: Scope) -> None:
     """Remove the values that are ours; `required` last, and not while another filter stands behind it."""
-    present = configuration.read(scope)
+    present = configuration.read(git, scope)
     foreign = [
         (setting.key, value)
         for setting in SETTINGS
@@ -32,7 +34,7 @@ def uninstall(scope: Scope) -> None:
     removed = False
     for setting in reversed(SETTINGS):
         if setting.key != REQUIRED or not another_filter:
-            removed |= configuration.remove(scope, setting, present.get(setting.key, ()))
+            removed |= configuration.remove(git, scope, setting, present.get(setting.key, ()))
     for key, value in foreign:
         note(f"left as it is: {configuration.described(key, value)}")
     say(f"git-theta is {'uninstalled' if removed else 'not installed'} ({scope} configuration).")

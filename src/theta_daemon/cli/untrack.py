@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from theta_daemon.cli import attributes, git, tracking
+from theta_daemon.cli import attributes, tracking
 from theta_daemon.cli.terminal import say, shown
 from theta_daemon.cli.track import from_top, refuse_unready
 from theta_daemon.cli.verb import Place, Verb
@@ -23,16 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Remove our attributes from the lines of the patterns; all or none."""
-    top = git.line("rev-parse", "--show-toplevel")
+    git = place.git
     prefix = git.line("rev-parse", "--show-prefix")
-    path = Path(os.fsdecode(top)) / ".gitattributes"
-    refuse_unready(top, path)
+    git = git.at_top()
+    path = git.directory / ".gitattributes"
+    refuse_unready(git)
     data, mode = tracking.read(path)
     for typed in map(os.fsencode, arguments.patterns):
-        data, pattern = _without(data, typed, prefix, top)
+        data, pattern = _without(data, typed, prefix, os.fsencode(git.directory))
         say(f"no longer tracked: {shown(pattern)}")
     tracking.write(path, data, mode)
-    git.stage(attributes.NAME, top)
+    git.stage(attributes.NAME)
     say(".gitattributes is written and staged. What git holds as metadata stays so until it is added again:")
     say("git add --renormalize -- PATH")
     return 0

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from theta_daemon import settings
+from theta_daemon.cli.git import Git
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from theta_daemon.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,15 @@ class Place:
 
     environment: Mapping[str, str]
     directory: Path
+
+    @property
+    def git(self) -> Git:
+        """git in this place, inside or outside of a repository."""
+        return Git(settings.for_children(self.environment), self.directory)
+
+    def settings(self) -> Settings:
+        """Return the settings of the repository. Raises RepositoryError where there is none."""
+        return settings.load(self.environment, self.directory)
 
 
 def _no_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,13 +43,22 @@ class Role(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """Where the elements of a view lie in its owner's bytes: the first at `offset`, then by `strides`, all in bytes."""
+
+    offset: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """One named tensor.
 
     `keys` lead from the outermost container to it, as the file spells them (empty for a bare tensor).
     `shape` is the logical shape; `axes`, where not None, is the order of the logical axes in storage: the bytes
     in the file are those of `value.transpose(axes)` in C order. `owner` is the index of the owning tensor for an
-    alias or a view (for a view None where its storage has no owner).
+    alias or a view (for a view None where its storage has no owner). `window` is set for views that lie within their
+    owner's bytes.
     """
 
     keys: tuple[Key, ...]
@@ -58,6 +67,7 @@ class Tensor:
     axes: tuple[int, ...] | None = None
     role: Role = Role.OWNER
     owner: int | None = None
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from theta_daemon.formats.parts import Role, Tensor
+from theta_daemon.formats.parts import Role, Tensor, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,9 +57,22 @@ def assign_owners(found: Sequence[Found]) -> Ownership:
         owned[key] = [*_own_empty(empty, claims, roles), *_own(filling, claims, roles)]
         _relate_views((i for i in indices if i not in roles), claims, owned[key], roles)
     tensors = tuple(
-        Tensor(one.keys, one.claim.dtype, one.claim.shape, one.claim.axes, *roles[i]) for i, one in enumerate(found)
+        Tensor(
+            one.keys, one.claim.dtype, one.claim.shape, one.claim.axes, *roles[i], _window(one.claim, claims, *roles[i])
+        )
+        for i, one in enumerate(found)
     )
     return Ownership(tensors, owned)
+
+
+def _window(claim: Claim, claims: Sequence[Claim], role: Role, owner: int | None) -> Window | None:
+    """Return where a view lies in its owner's bytes, None where it is no view or lies elsewhere too."""
+    if role is not Role.VIEW or owner is None or claim.strides is None:
+        return None
+    whole = claims[owner]
+    if not (whole.start <= claim.start < claim.end <= whole.end):
+        return None
+    return Window(claim.start - whole.start, claim.strides)
 
 
 def _own_empty(

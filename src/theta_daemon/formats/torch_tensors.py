@@ -6,7 +6,7 @@ as large as the tensor says it is: an expanded tensor of 4 TB is a few numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from theta_daemon.dtypes import MAX_BYTES, MAX_RANK, count
@@ -23,7 +23,8 @@ class Claim:
     """The bytes `start` to `end` of storage `key`, as a tensor of `dtype` and `shape`.
 
     `fills`: its elements are exactly these bytes, each once, in the order of `axes` (as in parts.Tensor); otherwise it
-    only lies within them. An empty tensor fills nothing, at 0.
+    only lies within them. An empty tensor fills nothing, at 0. `strides` are in bytes, None for what is carried as
+    bytes; claims are equal whatever they are, because those of axes of size 1 say nothing.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Claim:
     start: int
     end: int
     fills: bool
+    strides: tuple[int, ...] | None = field(default=None, compare=False)
 
 
 RAW = "uint8"  # the dtype of tensors that are carried as bytes
@@ -80,8 +82,9 @@ def claim_tensor(
             f"its last element ends at byte {end} of storage {storage.key!r}, which has {storage.nbytes}"
         )
     if raw:
-        shape, axes = (elements * element.size,), None
-    return Claim(storage.key, name, shape, axes if dense else None, start, end, fills=dense)
+        return Claim(storage.key, name, (elements * element.size,), None, start, end, fills=dense)
+    steps = tuple(step * element.size for step in strides)
+    return Claim(storage.key, name, shape, axes if dense else None, start, end, fills=dense, strides=steps)
 
 
 def _claim_all(storage: Storage) -> Claim:

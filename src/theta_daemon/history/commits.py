@@ -14,9 +14,10 @@ from typing import IO, TYPE_CHECKING, cast
 from theta_daemon import gitcmd
 from theta_daemon.errors import RepositoryError
 from theta_daemon.history.catfile import FOUND, LIMIT, Blob, CatFile, local_environment
+from theta_daemon.history.index import REGULAR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from theta_daemon.settings import Settings
 
@@ -52,22 +53,42 @@ class Commits:
         """End the child process."""
         self._cat_file.forget()
 
+    def commit(self, revision: str) -> str:
+        """Return the id of the commit that `revision` names. Raises RepositoryError where there is none."""
+        [found] = self._objects([f"{revision}^{{commit}}"])
+        if found is None:
+            raise RepositoryError(f"there is no commit {revision!r} in this repository")
+        return found
+
+    def known(self, ids: Iterable[str]) -> list[str]:
+        """Return those of `ids` (full ids of objects) that are here, each once."""
+        return [found for found in self._objects(list(dict.fromkeys(ids))) if found is not None]
+
+    def tracked(self, remote: str) -> list[str]:
+        """Return the ids that the remote-tracking refs of `remote` hold; none for a URL. They may be missing here."""
+        # Asked for by no pattern: a URL or a path may hold what is a wildcard there.
+        rows = self._git(["for-each-ref", "--format=%(objectname) %(refname)", "refs/remotes/"]).splitlines()
+        below = os.fsencode(f"refs/remotes/{remote}/")
+        pairs = (row.split(b" ", 1) for row in rows)
+        return list(dict.fromkeys(found.decode("ascii") for found, name in pairs if name.startswith(below)))
+
     def changed(self, commit: str) -> Iterator[Change]:
         """Yield the metadata that `commit` (any revision) added or changed against its first parent, by path.
 
+        Only regular files count.
+
         Raises RepositoryError where there is no such commit.
         """
-        new, parent = self._objects([f"{commit}^{{commit}}", f"{commit}^1"])
-        if new is None:
-            raise RepositoryError(f"there is no commit {commit!r} in this repository")
+        new = self.commit(commit)
+        [parent] = self._objects([f"{new}^1"])
         trees = ["--root", new] if parent is None else [parent, new]
         out = self._git(["diff-tree", "-r", "-z", "--no-renames", "--no-commit-id", "--diff-filter=AMT", *trees])
         fields = out.split(b"\0")
         for facts, path in zip(fields[0:-1:2], fields[1::2], strict=True):
-            _, _, old_id, new_id, _ = facts.split(b" ")
-            blob = self._metadata(new_id)
+            old_mode, new_mode, old_id, new_id, _ = facts.split(b" ")
+            blob = self._metadata(new_id) if new_mode.startswith(REGULAR) else None
             if blob is not None:
-                yield Change(path, self._metadata(old_id) if old_id.strip(b"0") else None, blob)
+                yield Change(path, self._metadata(old_id) if old_mode.startswith(b":" + REGULAR) else None, blob)
 
     def in_range(self, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Found]:
         """Yield every metadata blob, once, of commits reachable from `include` but not from `exclude`, merges too.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from theta_daemon.dtypes import DTYPES, nbytes
 from theta_daemon.errors import CheckpointError, ConflictError, MetadataError, ThetaError
 from theta_daemon.formats import layout_codec, parts
 from theta_daemon.formats.build import LayoutBuilder
@@ -18,11 +19,11 @@ from theta_daemon.metadata import names as naming
 from theta_daemon.metadata import text
 from theta_daemon.metadata.entries import FileEntry, Metadata
 from theta_daemon.pipelines.baseline import Baseline
-from theta_daemon.pipelines.groups import GroupStore, Stored
+from theta_daemon.pipelines.groups import GroupStore, Stored, View
 from theta_daemon.pipelines.skeleton import ref_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from theta_daemon.formats.source import Readable
     from theta_daemon.metadata.entries import Entry, Name, ObjectRef
@@ -32,6 +33,7 @@ TEXT_LIMIT = (
     256 << 20
 )  # metadata larger than this is refused (a million entries are about 700 MB of checkpoint headers)
 _SNIFF = 1 << 12
+_SMALL_VIEWS = 16 << 20
 
 
 def clean(services: Services, path: bytes, content: Readable) -> Iterable[bytes]:
@@ -100,6 +102,7 @@ class _Cleaner:
         self._builder = LayoutBuilder(lambda chunk: self._opaque.append(services.store.write([chunk])))
         self._tensors: Sequence[parts.Tensor] = ()
         self._names: Sequence[Name] = ()
+        self._views: Mapping[int, Sequence[View]] = {}
 
     def run(self) -> bytes:
         """Read to the end and return the metadata."""
@@ -130,7 +133,8 @@ class _Cleaner:
                 builder.literal(data)
             case parts.Hole(index):
                 tensor = self._tensors[index]
-                self._groups.read(index, self._names[index], tensor, self._source, builder.hole_bytes)
+                views = self._views.get(index, ())
+                self._groups.read(index, self._names[index], tensor, self._source, builder.hole_bytes, views)
                 builder.hole(index)
             case parts.RegionStart():
                 builder.region_start()
@@ -144,14 +148,15 @@ class _Cleaner:
                 self._tensors = tensors
                 self._names = naming.assign([tensor.keys for tensor in tensors])
                 builder.tensors(self._names, tensors)
+                self._views = _views_with_entries(tensors, self._names)
 
     def _name_all(self, stored: dict[int, Stored]) -> tuple[dict[Name, Entry], dict[Name, str]]:
-        """Return entry and digest of every named group: owners, and aliases, which share their owner's object."""
+        """Return entry and digest of every named group: those stored, and aliases, which share their owner's object."""
         entries: dict[Name, Entry] = {}
         digests: dict[Name, str] = {}
         for index, tensor in enumerate(self._tensors):
             name = self._names[index]
-            if tensor.role is parts.Role.OWNER:
+            if index in stored:
                 entries[name], digests[name] = stored[index].entry, stored[index].digest
             elif tensor.role is parts.Role.ALIAS and tensor.owner is not None:
                 owner = stored[tensor.owner]
@@ -159,3 +164,24 @@ class _Cleaner:
                 entries[name], digests[name] = known or owner.entry, owner.digest
         ordered = sorted(entries)
         return {name: entries[name] for name in ordered}, digests
+
+
+def _views_with_entries(tensors: Sequence[parts.Tensor], names: Sequence[Name]) -> dict[int, list[View]]:
+    """Return the views, by owner, that get an entry and an object of their own though their owner's has their bytes.
+
+    Files that git-theta can read (flat, string names) need every tensor in the metadata: it rebuilds them from the
+    entries alone. All large views together may double what is stored, not more: the rest is in the layout only.
+    """
+    chosen: dict[int, list[View]] = {}
+    if not all(len(tensor.keys) == 1 and isinstance(tensor.keys[0], str) for tensor in tensors):
+        return chosen
+    owners = [tensor for tensor in tensors if tensor.role is parts.Role.OWNER]
+    left = _SMALL_VIEWS + sum(nbytes(tensor.dtype, tensor.shape) for tensor in owners)
+    for index, tensor in enumerate(tensors):
+        if tensor.window is None or tensor.owner is None or DTYPES[tensor.dtype].numpy is None:
+            continue
+        left -= nbytes(tensor.dtype, tensor.shape)
+        if left < 0:
+            break
+        chosen.setdefault(tensor.owner, []).append(View(index, names[index], tensor, tensor.window))
+    return chosen

@@ -20,16 +20,16 @@ from theta_daemon.errors import CheckpointError, RepositoryError, reason
 from theta_daemon.metadata import lsh
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry
-from theta_daemon.pipelines.order import to_logical
+from theta_daemon.pipelines.order import gathered, to_logical
 from theta_daemon.pipelines.value import parameter_name, remember
 from theta_daemon.store import payload as payloads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import IO
 
-    from theta_daemon.formats.parts import Tensor
+    from theta_daemon.formats.parts import Tensor, Window
     from theta_daemon.formats.source import Source
     from theta_daemon.metadata.entries import Name
     from theta_daemon.pipelines.baseline import Baseline
@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 
 _STEP = 1 << 20  # bytes read and checksummed at a time: they stay in the processor's cache
 _BUDGET_SHARE = 4  # a group may hold this fraction of the budget in memory; it and its encoded form fit then
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A tensor within another's bytes that is to be stored as a group of its own as well."""
+
+    index: int
+    name: Name
+    tensor: Tensor
+    window: Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +67,18 @@ class GroupStore:
         self._failed: list[BaseException] = []
         self._in_memory = services.settings.memory_limit // _BUDGET_SHARE
 
-    def read(self, index: int, name: Name, tensor: Tensor, source: Source, seen: Callable[[memoryview], None]) -> None:
+    def read(
+        self,
+        index: int,
+        name: Name,
+        tensor: Tensor,
+        source: Source,
+        seen: Callable[[memoryview], None],
+        views: Sequence[View] = (),
+    ) -> None:
         """Take the group's bytes from `source`, showing each piece to `seen`, and hand them to the workers.
 
+        `views` are tensors within these bytes that are stored as groups of their own as well.
         Raises TruncatedError when the source ends early, and whatever an earlier group met in the workers.
         """
         if self._failed:
@@ -67,25 +86,16 @@ class GroupStore:
         size = dtypes.nbytes(tensor.dtype, tensor.shape)
         try:
             if size > self._in_memory:
-                self._start(index, name, tensor, self._spooled(source, size, seen), _STEP, _nothing)
-                return
-            weight = 2 * size  # the value and its encoded form
-            budget = self._services.pool.budget
-            budget.acquire(weight)
-            buffer = self._services.buffers.take(size)
-            done = self._giver(buffer, weight)
-            try:
-                for start in range(0, size, _STEP):
-                    piece = buffer[start : start + _STEP]
-                    source.readinto(piece)
-                    seen(piece)
-            except BaseException:
-                done()
-                raise
+                raw, done = self._spooled(source, size, seen), _nothing
+            else:
+                raw, done = self._buffered(source, size, seen)
         except CheckpointError as error:
             error.at(parameter=parameter_name(name))
             raise
-        self._start(index, name, tensor, buffer, weight, done)
+        gathering = [(view, *self._gather(raw, view)) for view in views]
+        self._start(index, name, tensor, raw, done)
+        for view, value, release in gathering:
+            self._start(view.index, view.name, replace(view.tensor, axes=None), value, release)
 
     def results(self) -> dict[int, Stored]:
         """Wait for every group; raises the first failure, in file order."""
@@ -95,12 +105,34 @@ class GroupStore:
         """Wait until no worker uses a buffer any more."""
         wait_all(self._futures.values())
 
-    def _giver(self, buffer: memoryview, weight: int) -> Callable[[], None]:
-        def give() -> None:
+    def _buffered(
+        self, source: Source, size: int, seen: Callable[[memoryview], None]
+    ) -> tuple[memoryview, Callable[[], None]]:
+        """Return the group's bytes in a buffer of the budget, and what gives it back."""
+        weight = 2 * size  # the value and its encoded form
+        self._services.pool.budget.acquire(weight)
+        buffer = self._services.buffers.take(size)
+
+        def give_back() -> None:
             self._services.buffers.give(buffer)
             self._services.pool.budget.release(weight)
 
-        return give
+        try:
+            for start in range(0, size, _STEP):
+                piece = buffer[start : start + _STEP]
+                source.readinto(piece)
+                seen(piece)
+        except BaseException:
+            give_back()
+            raise
+        return buffer, give_back
+
+    def _gather(self, raw: memoryview, view: View) -> tuple[memoryview, Callable[[], None]]:
+        value = gathered(raw, view.tensor.dtype, view.tensor.shape, view.window)
+        weight = 2 * len(value)
+        # Not waited for: the group that it is a view of holds budget that only its own end gives back.
+        self._services.pool.budget.take(weight)
+        return value, partial(self._services.pool.budget.release, weight)
 
     def _spooled(self, source: Source, size: int, seen: Callable[[memoryview], None]) -> memoryview:
         """Return a large group mapped from an unlinked file, which grows only with the bytes that really arrive."""
@@ -122,9 +154,7 @@ class GroupStore:
                 hint="make room, or raise theta.memoryLimit",
             ) from error
 
-    def _start(
-        self, index: int, name: Name, tensor: Tensor, raw: memoryview, weight: int, done: Callable[[], None]
-    ) -> None:
+    def _start(self, index: int, name: Name, tensor: Tensor, raw: memoryview, done: Callable[[], None]) -> None:
         future: Future[Stored] = Future()
         future.set_running_or_notify_cancel()
 

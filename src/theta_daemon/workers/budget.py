@@ -32,6 +32,11 @@ class ByteBudget:
             self._used += size
             return True
 
+    def take(self, size: int) -> None:
+        """Count `size` bytes that are in flight already, whether they fit or not."""
+        with self._changed:
+            self._used += size
+
     def release(self, size: int) -> None:
         """Give `size` bytes back."""
         with self._changed:
