@@ -200,11 +200,9 @@ def format_named(name: Value) -> str:
 def _checkpoint_type(config: Config, environ: Mapping[str, str]) -> Value | None:
     key, variable = "theta.checkpointType", "GIT_THETA_CHECKPOINT_TYPE"
     found = config.get(key)
-    if found is not None:
-        named = Value(found.text, f"{key}, {found.origin}")
-    else:
-        named = Value(environ.get(variable), variable)
-    return named if named.text else None  # an empty value of the key hides the variable, too
+    # Where the key is empty, it hides the variable.
+    named = Value(found.text, f"{key}, {found.origin}") if found else Value(environ.get(variable), variable)
+    return named if named.text else None
 
 
 def _lfs_storage(common_dir: Path, config: Config) -> Path:

@@ -26,8 +26,7 @@ STANDARD_STREAMS: Allowed = {
     "daemon/": "talks to git",
 }
 OTHER_PROGRAMS: Allowed = {
-    "gitcmd.py": "git, for settings and history",
-    "cli/git.py": "git, for the verbs",
+    "gitcmd.py": "git, for settings, history and the verbs",
     "cli/lfs.py": "git-lfs, which sends objects",
 }
 LONG: Allowed = {

@@ -59,8 +59,8 @@ def tracked(repository: Repository) -> Repository:
 
 
 def the_one_line(said: str) -> str:
-    """Return what the filter said, which must be one line."""
-    ours = [line for line in said.splitlines() if line.startswith("theta-daemon:")]
+    """Return the error that the filter reported, which must be one line."""
+    ours = [line for line in said.splitlines() if line.startswith("theta-daemon: error: ")]
     assert len(ours) == 1, said
     assert "internal error" not in said
     assert "Traceback" not in said

@@ -32,8 +32,8 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     with closing(Commits(here)) as commits:
         commit = commits.commit("HEAD")
         record = json.dumps({"oids": sorted(brought_by(commits, commit))}, indent=4).encode("ascii")
-    # git-theta writes and reads below the directory of the work tree; a commit made in one is often pushed from another.
-    for git_directory in {here.git_dir, here.common_dir}:
+    # git-theta looks below the git directory of its work tree; a commit made in one is often pushed from another.
+    for git_directory in dict.fromkeys((here.git_dir, here.common_dir)):
         directory = git_directory / "theta" / "commits"
         # The same bytes for the same commit: writing again repairs a record that was cut off.
         durable.write(directory / commit, [record], temporary=directory)

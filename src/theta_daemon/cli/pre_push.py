@@ -112,15 +112,17 @@ def _bring_in(here: Settings, wanted: Wanted) -> bool:
     Raises CorruptObject where only files of another size have its name: git-lfs would send one of those.
     """
     named = wanted.named
+    target = _place(here.lfs_objects, named.oid)
+    present = _size(target)
+    if present == named.size:
+        return True
     stores = (here.lfs_objects, here.theta_dir / "objects", *here.alternates)
     sizes = {store: _size(_place(store, named.oid)) for store in stores}
-    target = _place(here.lfs_objects, named.oid)
-    if sizes[here.lfs_objects] == named.size:
-        return True
     for store, size in sizes.items():
         if size == named.size:
-            replace = sizes[here.lfs_objects] is not None
-            durable.link(_place(store, named.oid), target, temporary=here.lfs_storage / "tmp", replace=replace)
+            durable.link(
+                _place(store, named.oid), target, temporary=here.lfs_storage / "tmp", replace=present is not None
+            )
             return True
     for store, size in sizes.items():
         if size is not None:

@@ -143,9 +143,7 @@ def _refuse_conflicts(git: Git, data: bytes, patterns: list[bytes], present: lis
         )
 
 
-def _show_unconverted(
-    here: Settings, git: Git, prefix: bytes, patterns: list[bytes], staged: dict[bytes, str]
-) -> None:
+def _show_unconverted(here: Settings, git: Git, prefix: bytes, patterns: list[bytes], staged: dict[bytes, str]) -> None:
     """Name the files that git holds raw: they are not converted until they are added again."""
     found = tracking.matches(git, patterns, list(staged))
     tracked = {path: staged[path] for path, indices in found.items() if indices}

@@ -10,7 +10,6 @@ import os
 import stat
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from theta_daemon import durable
@@ -19,6 +18,7 @@ from theta_daemon.errors import RepositoryError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from theta_daemon.cli.attributes import Line
     from theta_daemon.cli.git import Git

@@ -1,8 +1,9 @@
-"""One `git cat-file --batch` child: reads metadata blobs by name, in any repository that git can read.
+"""Metadata blobs through `git cat-file --batch`, in any repository that git can read.
 
 git itself reads, because it alone knows every repository: split and sparse indexes, reftable, SHA-256, alternates,
-replaced objects. The child is started at the first question and lives until `forget`; when this process ends, however
-it does, the child's standard input closes and it ends too. It never fetches: what a partial clone does not hold is
+replaced objects. `CatFile` asks one question at a time, by any name; its child is started at the first and lives until
+`forget`. `looks` asks for a list of ids, and git reads ahead of its caller. When this process ends, however it does,
+the child's standard input or output closes and it ends too. It never fetches: what a partial clone does not hold is
 absent.
 
 Only metadata is asked for, so a blob that does not begin like JSON is absent as well, and a checkpoint that was
@@ -23,6 +24,8 @@ from theta_daemon import gitcmd
 from theta_daemon.errors import RepositoryError, printable, reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from theta_daemon.settings import Settings
 
 LIMIT = 256 << 20  # bytes of a metadata blob: more than 500 000 parameter groups
@@ -51,7 +54,6 @@ class Look:
 @dataclass(frozen=True, slots=True)
 class _Running:
     child: gitcmd.Child
-    questions: IO[bytes]
     answers: IO[bytes]
     said: IO[bytes]  # a file, because a pipe that nobody reads could fill
 
@@ -81,66 +83,85 @@ class CatFile:
         than LIMIT, and where its id is in `seen`, to which it is added.
         Raises RepositoryError when git fails.
         """
-        found = self._ask(name, LIMIT, set() if seen is None else seen)
-        return Blob(found.id, found.data) if found is not None and found.data is not None else None
-
-    def look(self, blob: str, limit: int = LIMIT) -> Look | None:
-        """Return what the blob with the id `blob` is; its data only where it has `limit` bytes at most.
-
-        None where there is no such blob here. Raises RepositoryError when git fails.
-        """
-        return self._ask(blob.encode("ascii"), limit, set())
-
-    def _ask(self, name: bytes, limit: int, seen: set[str]) -> Look | None:
         with self._lock:
-            running = self._running = self._running or self._start()
-            in_step = False
+            running = self._running = self._running or _start(self._settings, gitcmd.PIPE)
+            look, in_step = None, False
             try:
-                running.questions.write(name + b"\n")
-                running.questions.flush()
-                found, in_step = _answer(name, running.answers, limit, seen)
+                questions = cast("IO[bytes]", running.child.stdin)
+                questions.write(name + b"\n")
+                questions.flush()
+                look, in_step = _answer(name, running.answers, LIMIT, set() if seen is None else seen)
             except (BrokenPipeError, EOFError):
                 _explain_end(running)
-                found = None
             finally:
                 if not in_step:
                     self._stop()
-            return found
+        return Blob(look.id, look.data) if look is not None and look.data is not None else None
 
     def forget(self) -> None:
         """End the child, and with it what it remembers of the index; the next question starts another."""
         with self._lock:
             self._stop()
 
-    def _start(self) -> _Running:
-        said = _scratch()
-        try:
-            child = gitcmd.start(
-                ["cat-file", "--batch"],
-                local_environment(self._settings),
-                self._settings.directory,
-                stdin=gitcmd.PIPE,
-                stderr=said,
-            )
-        except RepositoryError:
-            said.close()
-            raise
-        return _Running(child, cast("IO[bytes]", child.stdin), cast("IO[bytes]", child.stdout), said)
-
     def _stop(self) -> None:
         running, self._running = self._running, None
         if running is not None:
-            running.child.kill()  # it only reads: there is nothing it could leave half done
-            running.said.close()
-            with contextlib.suppress(BrokenPipeError), running.child:
-                pass  # closes the pipes and waits
+            _stop(running)
+
+
+def looks(settings: Settings, blobs: Sequence[str], limit: int = LIMIT) -> Iterator[Look | None]:
+    """Look at each of `blobs`, full ids, in turn; None where there is no such blob here.
+
+    What is larger than `limit` bytes counts as no metadata. Raises RepositoryError when git fails.
+    """
+    at = 0
+    while at < len(blobs):
+        with _scratch() as questions:
+            questions.write("".join(f"{blob}\n" for blob in blobs[at:]).encode("ascii"))
+            questions.seek(0)
+            running = _start(settings, questions, "--buffer")
+        try:
+            in_step = True
+            while in_step and at < len(blobs):
+                look, in_step = None, False
+                try:
+                    look, in_step = _answer(blobs[at].encode("ascii"), running.answers, limit, set())
+                except EOFError:
+                    _explain_end(running)
+                at += 1
+                yield look
+        finally:
+            _stop(running)
+
+
+def _start(settings: Settings, questions: int | IO[bytes], *options: str) -> _Running:
+    said = _scratch()
+    try:
+        child = gitcmd.start(
+            ["cat-file", "--batch", *options],
+            local_environment(settings),
+            settings.directory,
+            stdin=questions,
+            stderr=said,
+        )
+    except RepositoryError:
+        said.close()
+        raise
+    return _Running(child, cast("IO[bytes]", child.stdout), said)
+
+
+def _stop(running: _Running) -> None:
+    running.child.kill()  # it only reads: there is nothing it could leave half done
+    running.said.close()
+    with contextlib.suppress(BrokenPipeError), running.child:
+        pass  # closes the pipes and waits
 
 
 def _scratch() -> IO[bytes]:
     """Return a file without a name: in memory where the system can, so that a full disk does not stop a `git status`."""
     try:
         if hasattr(os, "memfd_create"):  # Linux
-            return os.fdopen(os.memfd_create("stderr of git cat-file"), "w+b")
+            return os.fdopen(os.memfd_create("git cat-file"), "w+b")
         return tempfile.TemporaryFile()
     except OSError as error:
         raise RepositoryError(f"no temporary file can be made: {reason(error)}", hint="make room") from error

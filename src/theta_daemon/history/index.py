@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from theta_daemon import gitcmd
-from theta_daemon.history.catfile import LIMIT, CatFile, local_environment
+from theta_daemon.history import catfile
+from theta_daemon.history.catfile import local_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,21 +50,16 @@ def files(
             yield File(path, blob.decode("ascii") if stage == _MERGED else None)
 
 
-def looks(settings: Settings, blobs: Iterable[str], limit: int = LIMIT) -> Iterator[Look]:
-    """Look at those of `blobs`, ids from the index, that are here, each once; see CatFile.look.
+def looks(settings: Settings, blobs: Iterable[str], limit: int = catfile.LIMIT) -> Iterator[Look]:
+    """Look at those of `blobs`, ids from the index, that are here, each once; see catfile.looks.
 
     Raises RepositoryError when git fails.
     """
     wanted = dict.fromkeys(blobs)
-    absent = _absent(settings) if wanted else set()
-    cat_file = CatFile(settings)
-    try:
-        for blob in wanted:
-            look = cat_file.look(blob, limit) if blob not in absent else None
-            if look is not None:
-                yield look
-    finally:
-        cat_file.forget()
+    if wanted:
+        absent = _absent(settings)
+        present = [blob for blob in wanted if blob not in absent]
+        yield from filter(None, catfile.looks(settings, present, limit))
 
 
 def _absent(settings: Settings) -> set[str]:

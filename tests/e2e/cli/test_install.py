@@ -146,7 +146,9 @@ def test_what_is_not_on_path_is_warned_of(bare_of_config: Repository, tmp_path: 
         *(str(own / "python"), "-c", "import sys; from theta_daemon.cli.main import main; sys.exit(main(['install']))")
     )
     assert done.returncode == 1
-    assert b"git-theta: error: git is not on PATH; install git" in done.stderr
+    assert (
+        b"git-theta: error: git cannot be run: No such file or directory; install it, or put it on PATH" in done.stderr
+    )
     only_git = tmp_path / "bin"
     only_git.mkdir()
     # A git that knows no `git lfs`.
