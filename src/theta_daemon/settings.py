@@ -99,7 +99,8 @@ class Settings:
     @property
     def checkpoint_format(self) -> str | None:
         """The format of checkpoints without a layout, None where none is named; see `format_named`."""
-        return None if self.checkpoint_type is None else format_named(self.checkpoint_type)
+        named = self.checkpoint_type
+        return None if named is None else format_named(named.text or "", named.origin)
 
 
 class PendingSettings:
@@ -183,15 +184,15 @@ def for_children(environ: Mapping[str, str]) -> dict[str, str]:
     return kept | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat"}
 
 
-def format_named(name: Value) -> str:
-    """Return the format that git-theta calls `name`, in our words.
+def format_named(name: str, origin: str) -> str:
+    """Return the format that git-theta calls `name`, in our words; `origin` says where the name stands.
 
     Raises UnsupportedError for a type of git-theta's, or of a plugin of its, that is not known here.
     """
-    found = _FORMATS.get(name.text or "")
+    found = _FORMATS.get(name)
     if found is None:
         raise UnsupportedError(
-            f"checkpoints of type {name.text!r} ({name.origin}) are not supported",
+            f"checkpoints of type {name!r} ({origin}) are not supported",
             hint=f"use one of {', '.join(_FORMATS)}",
         )
     return found

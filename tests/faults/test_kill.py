@@ -223,7 +223,9 @@ def test_a_killed_filter_takes_its_children_along(story: Story) -> None:
         git.shake_hands()
         assert git.ask(Request("clean", b"model.pt"), contents["model.pt"]).final is Outcome.SUCCESS
         pid = git.process.pid
-        children = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+        children = [
+            child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+        ]
         assert children != []
         watched = [os.pidfd_open(int(child)) for child in children]
         git.process.kill()

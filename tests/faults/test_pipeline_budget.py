@@ -25,7 +25,9 @@ LARGE = {"first": noise(3), "large": noise(3, 1 << 18), "zeros": torch.zeros(1 <
 CONTENTS = {
     "safetensors": models.safetensors_bytes(LARGE, {"format": "pt"}),
     "torch": models.torch_bytes(LARGE),
-    "permuted": models.torch_bytes({"t": noise(1000, 700).t(), "last": noise(3, 8, 160, 160).to(memory_format=torch.channels_last)}),
+    "permuted": models.torch_bytes(
+        {"t": noise(1000, 700).t(), "last": noise(3, 8, 160, 160).to(memory_format=torch.channels_last)}
+    ),
     "tied": models.torch_bytes({"embed": LARGE["large"], "head": LARGE["large"], "row": LARGE["large"][1]}),
 }
 

@@ -55,12 +55,8 @@ def lose(git_directory: Path, oid: str) -> None:
         (git_directory / store / "objects" / oid[:2] / oid[2:4] / oid).unlink()
 
 
-@pytest.mark.parametrize(
-    ("harm", "error"), [(damage, CorruptObject), (lose, MissingObject)], ids=["damaged", "lost"]
-)
-def test_an_object_goes_bad_while_the_file_is_on_its_way(
-    bench: Bench, harm: object, error: type[ThetaError]
-) -> None:
+@pytest.mark.parametrize(("harm", "error"), [(damage, CorruptObject), (lose, MissingObject)], ids=["damaged", "lost"])
+def test_an_object_goes_bad_while_the_file_is_on_its_way(bench: Bench, harm: object, error: type[ThetaError]) -> None:
     metadata = bench.clean(CONTENT)
     pieces = smudge(bench.services, b"model", io.BytesIO(metadata))
     got = bytes(next(pieces))

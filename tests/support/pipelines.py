@@ -37,6 +37,16 @@ class WrittenRecord:
 
 
 @dataclass(slots=True)
+class WrittenAttributes:
+    """Attributes that the test writes: git-theta's name of a format, by path."""
+
+    checkpoint_types: dict[bytes, str] = field(default_factory=dict)
+
+    def checkpoint_type(self, path: bytes) -> str | None:
+        return self.checkpoint_types.get(path)
+
+
+@dataclass(slots=True)
 class Bench:
     """A pair of pipelines over one store."""
 
@@ -51,7 +61,7 @@ class Bench:
         record = WrittenRecord()
         settings = replace(plain_settings(directory), **changes)  # type: ignore[arg-type]
         services = open_services(settings, lambda path, text: warnings.append(f"{path.decode()}: {text}"))
-        return cls(replace(services, record=record), record, warnings)
+        return cls(replace(services, record=record, attributes=WrittenAttributes()), record, warnings)
 
     def clean(self, content: bytes, path: bytes = b"model", sizes: tuple[int, ...] = ()) -> bytes:
         """Return the metadata for `content`, read in short pieces where `sizes` are given."""
@@ -65,7 +75,8 @@ class Bench:
     def fresh(self) -> Bench:
         """Return pipelines over the same store in what would be another process: nothing is remembered."""
         other = Bench.at(self.services.settings.directory)
-        other.services = replace(other.services, settings=self.services.settings, record=self.record)
+        mine = self.services
+        other.services = replace(other.services, settings=mine.settings, record=self.record, attributes=mine.attributes)
         return other
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ pre-push hook refuses to push a commit that has none. It holds at least what git
 from __future__ import annotations
 
 import json
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from theta_daemon import durable
@@ -29,9 +28,9 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Write the record of HEAD."""
     here = place.settings()
-    with closing(Commits(here)) as commits:
-        commit = commits.commit("HEAD")
-        record = json.dumps({"oids": sorted(brought_by(commits, commit))}, indent=4).encode("ascii")
+    commits = Commits(here)
+    commit = commits.commit("HEAD")
+    record = json.dumps({"oids": sorted(brought_by(commits, commit))}, indent=4).encode("ascii")
     # git-theta looks below the git directory of its work tree; a commit made in one is often pushed from another.
     for git_directory in dict.fromkeys((here.git_dir, here.common_dir)):
         directory = git_directory / "theta" / "commits"

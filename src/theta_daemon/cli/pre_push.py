@@ -12,7 +12,6 @@ metadata on the remote names already need not be here.
 from __future__ import annotations
 
 import sys
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,14 +61,14 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     if not updates:
         return 0
     here = place.settings()
-    with closing(Commits(here)) as commits:
-        replaced = [update.remote for update in updates if update.remote is not None]
-        on_remote = commits.known([*replaced, *commits.tracked(arguments.remote)])
-        wanted = named_in(commits, [update.local for update in updates], on_remote)
-        missing = {oid: it for oid, it in wanted.items() if not _bring_in(here, it)}
-        if missing:
-            for oid in named_in(commits, on_remote, []):
-                missing.pop(oid, None)
+    commits = Commits(here)
+    replaced = [update.remote for update in updates if update.remote is not None]
+    on_remote = commits.known([*replaced, *commits.tracked(arguments.remote)])
+    wanted = named_in(commits, [update.local for update in updates], on_remote)
+    missing = {oid: it for oid, it in wanted.items() if not _bring_in(here, it)}
+    if missing:
+        for oid in named_in(commits, on_remote, []):
+            missing.pop(oid, None)
     if missing:
         raise _missing(missing)
     oids = sorted(oid for oid in wanted if _place(here.lfs_objects, oid).is_file())

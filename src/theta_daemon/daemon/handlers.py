@@ -24,17 +24,13 @@ class PipelineHandlers:
     """Clean and smudge for one repository."""
 
     def __init__(self, services: Services) -> None:
-        # Both at once: one process may do either, and each pulls in most of the other's modules.
-        from theta_daemon.pipelines.clean import clean
-        from theta_daemon.pipelines.smudge import smudge
-
         self._services = services
-        self._clean = clean
-        self._smudge = smudge
 
     def clean(self, path: bytes, content: Readable) -> Iterable[bytes | memoryview]:
         """Return the metadata for a checkpoint."""
-        return self._clean(self._services, path, content)
+        from theta_daemon.pipelines.clean import clean  # a checkout needs no format reader, and an add no emitter
+
+        return clean(self._services, path, content)
 
     def smudge(
         self,
@@ -46,7 +42,9 @@ class PipelineHandlers:
         blob: str | None = None,
     ) -> Iterator[bytes | memoryview]:
         """Yield the checkpoint for metadata."""
-        return self._smudge(self._services, path, content)
+        from theta_daemon.pipelines.smudge import smudge
+
+        return smudge(self._services, path, content)
 
     def close(self) -> None:
         """End the child process that reads the record."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from theta_daemon.errors import CheckpointError, UnsupportedError
-from theta_daemon.formats import safetensors, torch_zip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -16,17 +15,21 @@ if TYPE_CHECKING:
 
 HEAD = 9  # bytes that tell the formats apart
 
-SAFETENSORS = safetensors.NAME
+SAFETENSORS = "safetensors"
 TORCH_ZIP = "torch-zip"
+FORMATS = (SAFETENSORS, TORCH_ZIP)
 
-_READERS: dict[str, Callable[[Source], Iterator[Part]]] = {
-    SAFETENSORS: safetensors.read,
-    TORCH_ZIP: torch_zip.read,
-}
-_CANONICAL: dict[str, Callable[[Sequence[CanonicalTensor], Callable[[bytes], None]], Layout]] = {
-    SAFETENSORS: safetensors.canonical,
-    TORCH_ZIP: torch_zip.canonical,
-}
+
+class Format(Protocol):
+    """What the module of a format offers."""
+
+    def read(self, source: Source) -> Iterator[Part]:
+        """Yield the parts of a file."""
+
+    def canonical(self, tensors: Sequence[CanonicalTensor], opaque: Callable[[bytes], None]) -> Layout:
+        """Return the layout of the one file of this format that holds `tensors` and nothing else."""
+
+
 _ZIP = b"PK\x03\x04"
 
 
@@ -48,10 +51,10 @@ def read_checkpoint(source: Source) -> Iterator[Part]:
     name = format_of(source.peek(HEAD))
     if name is None:
         raise CheckpointError(
-            f"this is not a checkpoint of a known format ({', '.join(_READERS)})",
+            f"this is not a checkpoint of a known format ({', '.join(FORMATS)})",
             hint="take the path out of .gitattributes, or save it in one of these formats",
         )
-    return _READERS[name](source)
+    return _module(name).read(source)
 
 
 def canonical(name: str, tensors: Sequence[CanonicalTensor], opaque: Callable[[bytes], None]) -> Layout:
@@ -59,6 +62,17 @@ def canonical(name: str, tensors: Sequence[CanonicalTensor], opaque: Callable[[b
 
     Raises UnsupportedError for an unknown format, or where the format cannot hold the tensors.
     """
-    if name not in _CANONICAL:
-        raise UnsupportedError(f"unknown checkpoint format {name!r}", hint=f"known are {', '.join(_CANONICAL)}")
-    return _CANONICAL[name](tensors, opaque)
+    if name not in FORMATS:
+        raise UnsupportedError(f"unknown checkpoint format {name!r}", hint=f"known are {', '.join(FORMATS)}")
+    return _module(name).canonical(tensors, opaque)
+
+
+def _module(name: str) -> Format:
+    # Imported when it is needed: a checkout of our own files needs none of them.
+    if name == SAFETENSORS:
+        from theta_daemon.formats import safetensors
+
+        return safetensors
+    from theta_daemon.formats import torch_zip
+
+    return torch_zip

@@ -158,7 +158,7 @@ def _stop(running: _Running) -> None:
 
 
 def _scratch() -> IO[bytes]:
-    """Return a file without a name: in memory where the system can, so that a full disk does not stop a `git status`."""
+    """Return a file without a name: in memory where the system can, so that a full disk stops no `git status`."""
     try:
         if hasattr(os, "memfd_create"):  # Linux
             return os.fdopen(os.memfd_create("git cat-file"), "w+b")

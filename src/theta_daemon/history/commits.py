@@ -6,6 +6,7 @@ shallow clones, SHA-256, reftable). Nothing is fetched; what a partial clone doe
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from dataclasses import dataclass
@@ -13,15 +14,18 @@ from typing import IO, TYPE_CHECKING, cast
 
 from theta_daemon import gitcmd
 from theta_daemon.errors import RepositoryError
-from theta_daemon.history.catfile import FOUND, LIMIT, Blob, CatFile, local_environment
+from theta_daemon.history import catfile
+from theta_daemon.history.catfile import FOUND, LIMIT, Blob, local_environment
 from theta_daemon.history.index import REGULAR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from theta_daemon.history.catfile import Look
     from theta_daemon.settings import Settings
 
 _MARKS = (b'"lfs_metadata"', b'"theta_daemon"')
+_AT_ONCE = 10_000  # blobs for one child that reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +47,10 @@ class Found:
 
 
 class Commits:
-    """Reads the history of one repository. May be used from any thread; call `close` at the end."""
+    """Reads the history of one repository. May be used from any thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._cat_file = CatFile(settings)
-
-    def close(self) -> None:
-        """End the child process."""
-        self._cat_file.forget()
 
     def commit(self, revision: str) -> str:
         """Return the id of the commit that `revision` names. Raises RepositoryError where there is none."""
@@ -84,11 +83,12 @@ class Commits:
         trees = ["--root", new] if parent is None else [parent, new]
         out = self._git(["diff-tree", "-r", "-z", "--no-renames", "--no-commit-id", "--diff-filter=AMT", *trees])
         fields = out.split(b"\0")
-        for facts, path in zip(fields[0:-1:2], fields[1::2], strict=True):
-            old_mode, new_mode, old_id, new_id, _ = facts.split(b" ")
-            blob = self._metadata(new_id) if new_mode.startswith(REGULAR) else None
-            if blob is not None:
-                yield Change(path, self._metadata(old_id) if old_mode.startswith(b":" + REGULAR) else None, blob)
+        rows = [(path, *_blobs_of(facts)) for facts, path in zip(fields[0:-1:2], fields[1::2], strict=True)]
+        looks = catfile.looks(self._settings, [side for _, *sides in rows for side in sides if side is not None])
+        for path, *sides in rows:
+            before, after = (None if side is None else _metadata(next(looks)) for side in sides)
+            if after is not None:
+                yield Change(path, before, after)
 
     def in_range(self, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Found]:
         """Yield every metadata blob, once, of commits reachable from `include` but not from `exclude`, merges too.
@@ -100,14 +100,13 @@ class Commits:
         for revision, found in zip(include, wanted, strict=True):
             if found is None:
                 raise RepositoryError(f"there is no {revision!r} in this repository")
-        for path, blob in self._blobs([*filter(None, wanted), *(f"^{found}" for found in unwanted if found)]):
-            data = self._metadata(blob)
-            if data is not None:
-                yield Found(path, data.id, data.data)
-
-    def _metadata(self, blob: bytes) -> Blob | None:
-        found = self._cat_file.metadata(blob)
-        return found if found is not None and any(mark in found.data for mark in _MARKS) else None
+        walk = self._blobs([*filter(None, wanted), *(f"^{found}" for found in unwanted if found)])
+        while some := list(itertools.islice(walk, _AT_ONCE)):
+            looks = catfile.looks(self._settings, [blob for _, blob in some])
+            for (path, _), look in zip(some, looks, strict=True):
+                metadata = _metadata(look)
+                if metadata is not None:
+                    yield Found(path, metadata.id, metadata.data)
 
     def _git(self, arguments: list[str], given: bytes = b"") -> bytes:
         return gitcmd.output(arguments, local_environment(self._settings), self._settings.directory, given)
@@ -122,7 +121,7 @@ class Commits:
         found = [FOUND.fullmatch(answer) for answer in answers]
         return [match and match[1].decode("ascii") for match in found]
 
-    def _blobs(self, revisions: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
+    def _blobs(self, revisions: Sequence[str]) -> Iterator[tuple[bytes, str]]:
         """Yield path and id of every blob that a walk from `revisions` (`^` excludes) finds here, LIMIT bytes at most.
 
         Two processes, one feeding the other: git rev-list walks, git cat-file tells blobs from trees.
@@ -141,8 +140,24 @@ class Commits:
                     for line in lines:
                         kind, size, blob, path = line.removesuffix(b"\n").split(b" ", 3)
                         if kind == b"blob" and int(size) <= LIMIT:
-                            yield path, blob
+                            yield path, blob.decode("ascii")
             for child, name in ((walking, "git rev-list"), (telling, "git cat-file")):
                 if child.returncode != 0:
                     said.seek(0)
                     raise gitcmd.failure(name, child.returncode, said.read(1 << 16))
+
+
+def _blobs_of(facts: bytes) -> tuple[str | None, str | None]:
+    """Return the ids of the old and the new blob of a line of `git diff-tree`, None where there is no regular file."""
+    old_mode, new_mode, old, new, _ = facts.removeprefix(b":").split(b" ")
+    return (
+        old.decode("ascii") if old_mode.startswith(REGULAR) else None,
+        new.decode("ascii") if new_mode.startswith(REGULAR) else None,
+    )
+
+
+def _metadata(look: Look | None) -> Blob | None:
+    """Return the blob that was looked at where it may be metadata of ours."""
+    if look is None or look.data is None or not any(mark in look.data for mark in _MARKS):
+        return None
+    return Blob(look.id, look.data)

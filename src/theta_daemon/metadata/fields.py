@@ -22,7 +22,7 @@ FILE_VERSION = "1"
 MAX_DEPTH = 256  # components of the longest name
 
 _INT64 = 1 << 63
-_HASHES = 16
+_MOST_HASHES = 1024  # 16, unless GIT_THETA_LSH_SIGNATURE_SIZE told git-theta otherwise
 _OID = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(DIGEST_PREFIX + _OID.pattern)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -120,11 +120,11 @@ def _dtype(value: object, shape: tuple[int, ...]) -> str:
 def _hash(value: object) -> tuple[int, ...]:
     if (
         not isinstance(value, list)
-        or len(value) != _HASHES
+        or not 1 <= len(value) <= _MOST_HASHES
         or set(map(type, value)) != {int}
         or not (min(value) >= -_INT64 and max(value) < _INT64)
     ):
-        raise MetadataError(f"the hash is not a list of {_HASHES} 64-bit integers")
+        raise MetadataError(f"the hash is not a list of at most {_MOST_HASHES} 64-bit integers")
     return tuple(value)
 
 

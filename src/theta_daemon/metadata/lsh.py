@@ -12,8 +12,9 @@ rounded before it is added. What makes that fast here (protocol/metadata.md defi
   features meet one contiguous row of it, so hyperplanes are gathered 128 bytes at a time.
 * numpy's `add.reduce` sums in pairs; `subtract.reduce` cannot be reordered and is a plain loop. The table holds the
   negated pool: acc - x * -h is acc + x * h exactly.
+* Hyperplanes depend on the position only: those of the first block are kept, so small tensors gather nothing.
 
-The table takes 2.4 MB a process and the scratch 1.1 MB a thread, whatever the tensor's size. Any thread may call in.
+The tables take 3.4 MB a process and the scratch 1.1 MB a thread, whatever the tensor's size. Any thread may call in.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _SEED = 42
 _ROW = 16
 _ROWS = _POOL // _ROW
 _BLOCK_ROWS = 512
-_BLOCK = _ROW * _BLOCK_ROWS  # features handled at once: their products (1 MiB) stay near, and threads seldom meet at the lock
+_BLOCK = _ROW * _BLOCK_ROWS  # features at once: their products (1 MiB) stay in the cache, and threads seldom meet
 _INDEFINITE = -(1 << 63)  # what x86 makes of a double that no int64 can hold: NaN, infinities, too large
 
 # What git-theta can hash: its compiled loop takes neither halves nor complex numbers, and numpy has no smaller floats.
@@ -107,8 +108,7 @@ class Stream:
                 n = min(_BLOCK - start, len(values) - at)
                 features = _scratch.features[:n]
                 features[...] = values[at : at + n]
-                products = _tables().hyperplanes(block, start, n, _scratch.products)
-                np.multiply(products, features, out=products)
+                products = _products(block, start, features)
                 products[:, 0] = self._sums - products[:, 0]
                 self._sums = np.subtract.reduce(products, axis=1)
                 self._features += n
@@ -123,6 +123,16 @@ def signature(raw: bytes | memoryview, dtype: str) -> tuple[int, ...]:
     stream = Stream(dtype)
     stream.update(raw)
     return stream.signature()
+
+
+def _products(block: int, start: int, features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (16, n) negated products of `n` features from `start` of `block`, in the thread's scratch."""
+    n = len(features)
+    if block == 0:
+        out = _scratch.products[: SIZE * n].reshape(SIZE, n)
+        return np.multiply(_first_block()[:, start : start + n], features, out=out)
+    hyperplanes = _tables().hyperplanes(block, start, n, _scratch.products)
+    return np.multiply(hyperplanes, features, out=hyperplanes)
 
 
 def _bucket(total: float) -> int:
@@ -171,6 +181,11 @@ def _tables() -> _Tables:
         within=(starts + (np.arange(_BLOCK_ROWS) ^ middle)).astype(np.intp),
         high=offsets // _BLOCK,
     )
+
+
+@functools.cache
+def _first_block() -> NDArray[np.float64]:
+    return _tables().hyperplanes(0, 0, _BLOCK, np.empty(SIZE * _BLOCK))
 
 
 class _Scratch(threading.local):

@@ -47,8 +47,8 @@ def kind(data: bytes) -> Kind:
     """Tell what `data`, the whole content of a file, is.
 
     METADATA is a JSON object that holds an entry or a file entry, or nothing (a model without parameters); `parse` may
-    still find fault with it. CONFLICT has a line of each conflict marker (also diff3 and zdiff3, also CRLF). Cheap for
-    everything else: the first bytes decide, so they alone are enough to rule metadata out.
+    still find fault with it. CONFLICT has a line of each conflict marker (also diff3 and zdiff3, also CRLF). Almost all
+    that is OTHER is so by its first bytes, whatever its size.
     """
     if not _START.match(data) or b"\0" in data[:_SNIFF]:  # the length before a safetensors header may begin like JSON
         return Kind.OTHER

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Entry, Name, ObjectRef
     from theta_daemon.pipelines.services import Services
 
-TEXT_LIMIT = (
-    256 << 20
-)  # metadata larger than this is refused (a million entries are about 700 MB of checkpoint headers)
 _SNIFF = 1 << 12
 _SMALL_VIEWS = 16 << 20
 
@@ -71,8 +68,8 @@ def _text(path: bytes, source: Source) -> bytes:
         while piece := source.read_some(1 << 20):
             pieces.append(piece)
             size += len(piece)
-            if size > TEXT_LIMIT:
-                raise MetadataError(f"metadata of more than {TEXT_LIMIT >> 20} MiB is refused", path=path)
+            if size > text.MAX_SIZE:
+                raise MetadataError(f"metadata of more than {text.MAX_SIZE >> 20} MiB is refused", path=path)
     data = b"".join(pieces)
     kind = text.kind(data) if data else text.Kind.OTHER
     if kind is text.Kind.METADATA:

@@ -45,6 +45,13 @@ class Record(Protocol):
         """End what reads them."""
 
 
+class Attributes(Protocol):
+    """What is set for a path in .gitattributes."""
+
+    def checkpoint_type(self, path: bytes) -> str | None:
+        """Return git-theta's name of the format that `path` has where its metadata does not say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The parts below the pipelines, wired together for one repository."""
@@ -52,6 +59,7 @@ class Services:
     settings: Settings
     store: ObjectStore
     record: Record
+    attributes: Attributes
     memo: Memo
     recent: Recent
     pool: Pool
@@ -70,6 +78,7 @@ def open_services(settings: Settings, warn: Callable[[bytes, str], None]) -> Ser
     """Wire the parts together for the repository of `settings`; nothing is opened or written yet."""
     from theta_daemon.cache.memo import Memo
     from theta_daemon.cache.recent import Recent
+    from theta_daemon.history.attributes import GitAttributes
     from theta_daemon.history.record import GitRecord
     from theta_daemon.store import codec
     from theta_daemon.store.objects import ObjectStore
@@ -86,6 +95,7 @@ def open_services(settings: Settings, warn: Callable[[bytes, str], None]) -> Ser
             fsync=settings.fsync,
         ),
         record=GitRecord(settings),
+        attributes=GitAttributes(settings),
         memo=Memo(settings.theta_dir / "memo"),
         recent=Recent(_RECENT_LIMIT),
         pool=Pool(settings.workers, settings.memory_limit),

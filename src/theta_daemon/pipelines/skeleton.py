@@ -14,6 +14,7 @@ from theta_daemon.formats import layout_codec, registry
 from theta_daemon.formats.layout import CanonicalTensor, Layout, OpaqueOp
 from theta_daemon.formats.parts import Role
 from theta_daemon.metadata.entries import FileEntry, ObjectRef
+from theta_daemon.settings import format_named
 
 if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Entry, Metadata
@@ -75,10 +76,16 @@ def skeleton(services: Services, path: bytes, metadata: Metadata, *, quiet: bool
 
 def canonical(services: Services, path: bytes, metadata: Metadata, form: str | None = None) -> Skeleton:
     """Return the canonical skeleton of a checkpoint with the parameter groups of `metadata`."""
-    form = form or services.settings.checkpoint_format or _by_extension(path)
+    form = form or _named(services, path) or _by_extension(path)
     tensors = [CanonicalTensor(name, entry.dtype, entry.shape) for name, entry in metadata.entries.items()]
     made: list[bytes] = []
     return Skeleton(registry.canonical(form, tensors, made.append), tuple(made))
+
+
+def _named(services: Services, path: bytes) -> str | None:
+    """Return the format that is named for `path`: by its attribute, else by the settings for all."""
+    name = services.attributes.checkpoint_type(path)
+    return services.settings.checkpoint_format if name is None else format_named(name, "attribute theta-format")
 
 
 def _by_extension(path: bytes) -> str:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Metadata
     from theta_daemon.pipelines.services import Services
 
-TEXT_LIMIT = 256 << 20
 _STEP = 1 << 20
 
 
@@ -62,7 +61,7 @@ def _head(source: Source) -> bytes:
         return b""
     pieces: list[bytes] = []
     size = 0
-    while size <= TEXT_LIMIT and (piece := source.read_some(_STEP)):
+    while size <= text.MAX_SIZE and (piece := source.read_some(_STEP)):
         pieces.append(piece)
         size += len(piece)
     return b"".join(pieces)

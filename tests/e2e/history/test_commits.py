@@ -7,7 +7,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,18 +21,9 @@ OpenCommits = Callable[[Repository], Commits]
 
 
 @pytest.fixture
-def open_commits() -> Iterator[OpenCommits]:
-    """Return a function that opens the history of a repository, and close them all."""
-    opened = []
-
-    def open_commits(repository: Repository) -> Commits:
-        commits = Commits(settings_of(repository))
-        opened.append(commits)
-        return commits
-
-    yield open_commits
-    for commits in opened:
-        commits.close()
+def open_commits() -> OpenCommits:
+    """Return a function that opens the history of a repository."""
+    return lambda repository: Commits(settings_of(repository))
 
 
 def commit(repository: Repository, **files: int | None) -> str:
