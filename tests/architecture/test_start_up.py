@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = {"numpy", "numcodecs", "tensorstore", "pygit2", "torch", "safetensors", "msgpack", "blake3", "isal", "argparse"}
+HEAVY = {"numpy", "numcodecs", "tensorstore", "torch", "safetensors", "msgpack", "blake3", "isal", "argparse"}
 
 
 @pytest.mark.parametrize("module", ["theta_daemon.daemon.entry", "theta_daemon.wire"])

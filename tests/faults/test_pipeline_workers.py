@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,17 +55,23 @@ def lose(git_directory: Path, oid: str) -> None:
         (git_directory / store / "objects" / oid[:2] / oid[2:4] / oid).unlink()
 
 
+def take(pieces: Iterable[bytes | memoryview], got: bytearray) -> None:
+    """Add all pieces to `got`, as far as they come."""
+    for piece in pieces:
+        got += piece
+
+
 @pytest.mark.parametrize(("harm", "error"), [(damage, CorruptObject), (lose, MissingObject)], ids=["damaged", "lost"])
-def test_an_object_goes_bad_while_the_file_is_on_its_way(bench: Bench, harm: object, error: type[ThetaError]) -> None:
+def test_an_object_goes_bad_while_the_file_is_on_its_way(
+    bench: Bench, harm: Callable[[Path, str], None], error: type[ThetaError]
+) -> None:
     metadata = bench.clean(CONTENT)
     pieces = smudge(bench.services, b"model", io.BytesIO(metadata))
-    got = bytes(next(pieces))
-    got += bytes(next(pieces))
-    assert callable(harm)
+    got = bytearray(next(pieces))
+    got += next(pieces)
     harm(bench.services.settings.git_dir, oid_of(metadata, "group20"))
     with pytest.raises(error) as caught:
-        for piece in pieces:
-            got += bytes(piece)
+        take(pieces, got)
     assert (caught.value.path, caught.value.parameter) == (b"model", "group20")
     assert CONTENT.startswith(got)
     assert len(got) > len(CONTENT) // 2

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tests.support.repository import Repository
@@ -120,4 +121,4 @@ class Harm:
         """Return `count` moments, evenly spread over the last run, one drawn from each part of it, in their order."""
         every = [Moment(start, call) for start, made in sorted(self.calls().items()) for call in range(1, made + 1)]
         bounds = [len(every) * number // count for number in range(count + 1)]
-        return [every[points.randrange(low, high)] for low, high in zip(bounds, bounds[1:], strict=False)]
+        return [every[points.randrange(low, high)] for low, high in pairwise(bounds)]

@@ -6,6 +6,7 @@ model.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,9 +79,10 @@ class Traced:
 def tracked(repository: Repository) -> Repository:
     """Return a repository with three small checkpoints and a text file committed."""
     repository.git("theta", "track", "*.pt", "*.safetensors")
-    for name in NAMES:
-        repository.write(name, written(name))
     repository.write("notes.txt", b"notes\n")
+    for name in NAMES:
+        # Older than the index: what is as young as that, git compares with it by content, whenever it feels like it.
+        os.utime(repository.write(name, written(name)), (10**9, 10**9))
     repository.commit("first")
     return repository
 

@@ -52,7 +52,6 @@ def test_P5_after_a_death_in_clean_the_next_file_has_a_new_filter(dying: Traced)
     assert dying.starts() == 2
     raw = [name for name in NAMES if not repository.blob(name).startswith(b"{")]
     assert raw == [MIDDLE]  # not required: git takes the content as it is
-    repository.git("reset", "--quiet")
     assert leftovers(repository) == []
 
 
