@@ -73,7 +73,7 @@ def test_a_disk_that_refuses(path: Path, monkeypatch: pytest.MonkeyPatch, functi
     memo = Memo(path)
     memo.remember(key("new"), "f" * 64)
 
-    def refuse(*_: Any) -> int:  # noqa: ANN401
+    def refuse(*_: Any) -> int:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
@@ -108,7 +108,7 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
 def test_cutting_the_file_that_fails_leaves_it_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memo = Memo(tmp_path / "memo", 300)
 
-    def refuse(*_: Any, **__: Any) -> None:  # noqa: ANN401
+    def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("theta_daemon.durable.write", refuse)

@@ -114,7 +114,7 @@ class Commits:
     def _objects(self, revisions: Sequence[str]) -> list[str | None]:
         """Return the id of the object that each of `revisions` names, None where there is none."""
         for revision in revisions:
-            if not revision or "\n" in revision:
+            if not revision or "\n" in revision or "\r" in revision:  # git drops a carriage return
                 raise RepositoryError(f"{revision!r} is no revision")
         given = "".join(f"{revision}\n" for revision in revisions)
         answers = self._git(["cat-file", "--batch-check"], os.fsencode(given)).splitlines(keepends=True)

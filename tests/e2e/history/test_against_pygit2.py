@@ -18,7 +18,7 @@ from tests.support.repository import Repository
 
 PATHS = ("a.pt", "dir/b.pt", "dir/deep/c d.pt", "x-gabcdef.pt", "é.pt")
 STAGES = {0: "index", 2: "index stage 2", 3: "index stage 3", 1: "index stage 1"}
-ROUNDS = 6
+ROUNDS = 8
 
 
 def oracle(place: Path, path: str) -> Iterator[tuple[str, str, bytes]]:
@@ -54,7 +54,8 @@ def committed(repository: pygit2.Repository, head: str, path: str) -> Iterator[p
 
 def story(repository: Repository, choice: random.Random) -> Iterator[None]:
     """Let branches diverge and merge again and again, at random; yield at every moment that may be looked at."""
-    repository.write(PATHS[0], metadata(0))
+    for path in PATHS[:3]:
+        repository.write(path, metadata(0))
     repository.commit("first")
     for branch in ("one", "two"):
         repository.git("branch", branch)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import theta_daemon.history.commits
 from tests.e2e.history.conftest import metadata, settings_of
 from tests.support.repository import Repository
 from theta_daemon.errors import RepositoryError
@@ -98,14 +99,55 @@ def test_paths_of_any_bytes(repository: Repository, open_commits: OpenCommits, p
     assert found.path == os.fsencode(path.partition("\n")[0])
 
 
+def test_the_id_of_a_commit(stored: Repository, open_commits: OpenCommits) -> None:
+    first = commit(stored, a_pt=1)
+    second = commit(stored, a_pt=2)
+    stored.git("tag", "--annotate", "--message", "x", "v1", first)
+    commits = open_commits(stored)
+    assert [commits.commit(it) for it in ("HEAD", "HEAD^", "v1", first)] == [second, first, first, first]
+    with pytest.raises(RepositoryError, match="there is no commit 'HEAD~2'"):
+        commits.commit("HEAD~2")
+
+
+def test_which_objects_are_here(stored: Repository, open_commits: OpenCommits) -> None:
+    first = commit(stored, a_pt=1)
+    tree = stored.git("rev-parse", "HEAD^{tree}")
+    assert open_commits(stored).known([first, "1" * len(first), tree, first]) == [first, tree]
+    assert open_commits(stored).known([]) == []
+
+
+def test_remote_tracking_refs(stored: Repository, open_commits: OpenCommits) -> None:
+    first, second, third = (commit(stored, a_pt=value) for value in range(3))
+    for name, value in {"o/main": first, "o/x": second, "o/y": second, "o2/main": third, "team/o/main": third}.items():
+        stored.git("update-ref", f"refs/remotes/{name}", value)
+    stored.git("symbolic-ref", "refs/remotes/o/HEAD", "refs/remotes/o/main")
+    stored.git("update-ref", "refs/heads/o/main", third)
+    commits = open_commits(stored)
+    assert sorted(commits.tracked("o")) == sorted([first, second])
+    assert commits.tracked("team/o") == [third]
+    for other in ("", "*", "o*", "o/../o2", "/o", "file:///srv/o", "../o", "--all", "\udcff"):
+        assert commits.tracked(other) == []
+
+
+def test_a_symbolic_link_is_no_checkpoint(stored: Repository, open_commits: OpenCommits) -> None:
+    blob = stored.git("hash-object", "-w", "--stdin", stdin=metadata(1))
+    stored.git("update-index", "--add", "--cacheinfo", f"120000,{blob},a.pt")
+    stored.git("commit", "--quiet", "--message", "x")
+    assert changed(open_commits(stored), "HEAD") == []
+    stored.git("update-index", "--cacheinfo", f"100644,{blob},a.pt")
+    stored.git("commit", "--quiet", "--message", "x")
+    assert changed(open_commits(stored), "HEAD") == [(b"a.pt", None, metadata(1))]
+
+
 def test_a_commit_that_is_none(repository: Repository, open_commits: OpenCommits) -> None:
     commit(repository, a_pt=1)
     commits = open_commits(repository)
-    for revision in ("HEAD~1", "nothing", "HEAD^{tree}", "0" * 40, "", "--all"):
+    for revision in ("HEAD~1", "nothing", "HEAD^{tree}", "0" * 40, "", "--all", "\udcff"):
         with pytest.raises(RepositoryError, match="there is no commit"):
             changed(commits, revision)
-    with pytest.raises(RepositoryError, match="is no revision"):
-        changed(commits, "HEAD\nHEAD")
+    for revision in ("HEAD\nHEAD", "HEAD\r"):
+        with pytest.raises(RepositoryError, match="is no revision"):
+            changed(commits, revision)
 
 
 def test_every_blob_of_a_range_once(stored: Repository, open_commits: OpenCommits) -> None:
@@ -167,6 +209,18 @@ def test_other_files_are_passed_over(repository: Repository, open_commits: OpenC
     repository.commit("x")
     found = list(open_commits(repository).in_range(["HEAD"], []))
     assert sorted(it.path for it in found) == [b"d/e.pt", b"f.pt"]
+
+
+def test_more_than_one_child_reads_at_once(
+    repository: Repository, open_commits: OpenCommits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in range(7):
+        repository.write("raw.bin", bytes([value]) * (2 << 20))
+        commit(repository, a_pt=value)
+    expected = [metadata(it) for it in range(7)]
+    for number in (1, 2, 14, 1000):
+        monkeypatch.setattr(theta_daemon.history.commits, "_AT_ONCE", number)
+        assert in_range(open_commits(repository), ["HEAD"]) == expected
 
 
 def test_a_range_may_be_left_early(repository: Repository, open_commits: OpenCommits) -> None:

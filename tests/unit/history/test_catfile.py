@@ -10,24 +10,25 @@ import pytest
 
 from theta_daemon.errors import RepositoryError
 from theta_daemon.history import catfile
-from theta_daemon.history.catfile import Blob, CatFile
+from theta_daemon.history.catfile import Blob, CatFile, Look, looks
 from theta_daemon.settings import Settings
 
 A, B = "a" * 40, "b" * 64
 GOOD = f"{B} blob 2\\n{{}}\\n"
 
+Script = Callable[[str], Settings]
 Start = Callable[[str], CatFile]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
-    """Return a function that makes a CatFile whose git is a shell script; each start is a line in `tmp_path/starts`."""
+def scripted(tmp_path: Path) -> Script:
+    """Return a function that makes settings whose git is a shell script; each start is a line in `tmp_path/starts`."""
 
-    def start(script: str) -> CatFile:
+    def scripted(script: str) -> Settings:
         program = tmp_path / "git"
         program.write_text(f'#!/bin/sh\necho "$*" >> "{tmp_path}/starts"\n{script}\n')
         program.chmod(0o755)
-        settings = Settings(
+        return Settings(
             directory=tmp_path,
             git_dir=tmp_path,
             common_dir=tmp_path,
@@ -43,9 +44,14 @@ def start(tmp_path: Path) -> Start:
             trace=False,
             child_environment={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
         )
-        return CatFile(settings)
 
-    return start
+    return scripted
+
+
+@pytest.fixture
+def start(scripted: Script) -> Start:
+    """Return a function that makes a CatFile of such settings."""
+    return lambda script: CatFile(scripted(script))
 
 
 def starts(tmp_path: Path) -> int:
@@ -188,3 +194,63 @@ def test_nothing_is_left_running(start: Start, tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     cat_file.forget()
+
+
+def test_looks_in_the_order_of_the_question(scripted: Script, tmp_path: Path) -> None:
+    settings = scripted("while read -r id; do printf '%s blob 4\\n{%.2s}\\n' $id $id; done")
+    blobs = [f"{number:040x}"[::-1] for number in range(1000)]
+    assert list(looks(settings, blobs)) == [Look(blob, 4, b"{" + blob[:2].encode() + b"}") for blob in blobs]
+    assert (tmp_path / "starts").read_text() == "cat-file --batch --buffer\n"
+    assert list(looks(settings, [])) == []
+    assert starts(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (f"{A} missing\\n", None),
+        (f"{A} tree 3\\n{{}}\\n\\n", None),
+        (f"{A} blob 3\\nPK3\\n", Look(A, 3, None)),
+        (f"{A} blob 0\\n\\n", Look(A, 0, None)),
+        (f"{A} blob 6\\n{{    }}\\n", Look(A, 6, None)),  # over the limit
+    ],
+)
+def test_a_look_at_what_is_no_metadata(scripted: Script, tmp_path: Path, answer: str, found: Look | None) -> None:
+    settings = scripted(f"read -r id; printf '{answer}'; {always(GOOD)}")
+    assert list(looks(settings, [A, B, B], limit=5)) == [found, Look(B, 2, b"{}"), Look(B, 2, b"{}")]
+    assert starts(tmp_path) == 1
+
+
+@pytest.mark.parametrize("head", ["%064d", ""])
+def test_a_look_at_a_raw_checkpoint_takes_its_head_at_most(scripted: Script, tmp_path: Path, head: str) -> None:
+    # The script promises bytes and sends none, or their head; who waits for the rest waits forever.
+    size = (100 << 20) if head else catfile.LIMIT + 1
+    settings = scripted(
+        f"while read -r id; do [ $id = {A} ] && printf '{A} blob {size}\\n{head}' 0 && exec sleep 100\n"
+        f"printf '{GOOD}'; done"
+    )
+    assert list(looks(settings, [B, A, B, A])) == [Look(B, 2, b"{}"), Look(A, size, None)] * 2
+    assert starts(tmp_path) == 2
+
+
+def test_a_look_at_what_may_not_be_fetched(scripted: Script, tmp_path: Path) -> None:
+    settings = scripted(
+        f"while read -r id; do [ $id = {B} ] && printf '{GOOD}' && continue\n"
+        f"echo 'fatal: could not fetch {A} from promisor remote' >&2; exit 128; done"
+    )
+    assert list(looks(settings, [A, B, A])) == [None, Look(B, 2, b"{}"), None]
+    assert starts(tmp_path) == 2
+
+
+def test_a_look_that_fails_is_an_error(scripted: Script) -> None:
+    settings = scripted("echo 'fatal: loose object is corrupt' >&2; exit 128")
+    with pytest.raises(RepositoryError, match=r"^git cat-file failed \(exit 128\): fatal: loose object is corrupt$"):
+        list(looks(settings, [A]))
+
+
+def test_looks_that_are_left_early_leave_nothing_running(scripted: Script, tmp_path: Path) -> None:
+    found = looks(scripted(f"echo $$ > {tmp_path}/pid; {always(GOOD)}; exec sleep 100"), [B] * 5)
+    next(found)
+    del found
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
