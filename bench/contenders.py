@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import subprocess
@@ -66,7 +67,8 @@ def contenders(tools: Path) -> dict[str, Contender]:
 
 
 def build_tools(folder: Path) -> None:
-    """Compile the C programs of this folder into `folder`."""
+    """Compile the C programs of this folder into `folder`, and our modules to bytecode, as pip does when it installs."""
+    compileall.compile_dir(ROOT / "src", quiet=1)
     folder.mkdir()
     for name in ("floor", "peak"):
         compiler = os.environ.get("CC", "cc")

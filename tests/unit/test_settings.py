@@ -133,6 +133,32 @@ def test_the_checkpoint_types_of_git_theta(load: Load, name: str, checkpoint_for
     assert load(environ={"GIT_THETA_CHECKPOINT_TYPE": name}).checkpoint_format == checkpoint_format
 
 
+@pytest.mark.parametrize(
+    ("entry", "variable", "checkpoint_format"),
+    [
+        ("theta.checkpointtype\nsafetensors", "pytorch", "safetensors"),
+        ("theta.checkpointtype\npytorch", "of-a-plugin", "torch-zip"),
+        ("theta.checkpointtype\n", "pytorch", None),
+        ("theta.checkpointtype", "pytorch", None),
+    ],
+)
+def test_the_configured_type_wins_over_the_environment(
+    load: Load, entry: str, variable: str, checkpoint_format: str | None
+) -> None:
+    found = load(entry, environ={"GIT_THETA_CHECKPOINT_TYPE": variable})
+    assert found.checkpoint_format == checkpoint_format
+
+
+def test_another_configured_type_is_an_error_where_it_is_needed(load: Load) -> None:
+    found = load("theta.checkpointtype\nflax")
+    with pytest.raises(UnsupportedError) as caught:
+        _ = found.checkpoint_format
+    assert str(caught.value) == (
+        "checkpoints of type 'flax' (theta.checkpointType, file:.git/config) are not supported; "
+        "use one of pytorch, pickled-dict, safetensors, safetensors-checkpoint"
+    )
+
+
 @pytest.mark.parametrize("name", ["flax", "tensorflow-savedmodel", "PyTorch", "of-a-plugin"])
 def test_another_checkpoint_type_is_an_error_where_it_is_needed(load: Load, name: str) -> None:
     found = load(environ={"GIT_THETA_CHECKPOINT_TYPE": name})

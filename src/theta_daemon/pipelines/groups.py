@@ -2,13 +2,13 @@
 
 The reading thread fills a buffer from git's pipe and hands it over; a worker brings it into logical order, hashes
 it, and asks the record. Only a group that the record does not hold is encoded and written: large ones chunk by
-chunk, side by side. A group larger than its share of the memory budget goes through an unlinked temporary file.
+chunk, side by side. A group larger than its share of the memory budget goes through an unlinked temporary file, and
+so does its encoded form.
 """
 
 from __future__ import annotations
 
-import mmap
-import tempfile
+import threading
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_all
 from dataclasses import dataclass, replace
@@ -16,18 +16,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon import dtypes
-from theta_daemon.errors import CheckpointError, RepositoryError, reason
+from theta_daemon.errors import CheckpointError
 from theta_daemon.metadata import lsh
+from theta_daemon.metadata.digest import Digest
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry
 from theta_daemon.pipelines.order import gathered, to_logical
+from theta_daemon.pipelines.spool import Spool
 from theta_daemon.pipelines.value import parameter_name, remember
 from theta_daemon.store import payload as payloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
-    from typing import IO
 
     from theta_daemon.formats.parts import Tensor, Window
     from theta_daemon.formats.source import Source
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _STEP = 1 << 20  # bytes read and checksummed at a time: they stay in the processor's cache
 _BUDGET_SHARE = 4  # a group may hold this fraction of the budget in memory; it and its encoded form fit then
+_WINDOW = 16 << 20  # bytes of a spooled group that are hashed before they are forgotten
+_MOST_SPOOLED = 2  # groups at a time: one is read while the other is stored, and the disk holds no third
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class GroupStore:
         self._futures: dict[int, Future[Stored]] = {}
         self._failed: list[BaseException] = []
         self._in_memory = services.settings.memory_limit // _BUDGET_SHARE
+        self._may_spool = threading.Semaphore(_MOST_SPOOLED)
 
     def read(
         self,
@@ -84,16 +87,17 @@ class GroupStore:
         if self._failed:
             raise self._failed[0]
         size = dtypes.nbytes(tensor.dtype, tensor.shape)
+        spool = None
         try:
             if size > self._in_memory:
-                raw, done = self._spooled(source, size, seen), _nothing
+                raw, done, spool = self._spooled(source, size, seen)
             else:
                 raw, done = self._buffered(source, size, seen)
         except CheckpointError as error:
             error.at(parameter=parameter_name(name))
             raise
         gathering = [(view, *self._gather(raw, view)) for view in views]
-        self._start(index, name, tensor, raw, done)
+        self._start(index, name, tensor, raw, done, spool)
         for view, value, release in gathering:
             self._start(view.index, view.name, replace(view.tensor, axes=None), value, release)
 
@@ -134,27 +138,33 @@ class GroupStore:
         self._services.pool.budget.take(weight)
         return value, partial(self._services.pool.budget.release, weight)
 
-    def _spooled(self, source: Source, size: int, seen: Callable[[memoryview], None]) -> memoryview:
-        """Return a large group mapped from an unlinked file, which grows only with the bytes that really arrive."""
-        step = memoryview(bytearray(_STEP))
+    def _spooled(
+        self, source: Source, size: int, seen: Callable[[memoryview], None]
+    ) -> tuple[memoryview, Callable[[], None], Spool]:
+        """Return the group's bytes in a file, what is to be called at their end, and the file."""
+        self._may_spool.acquire()
         try:
-            with _unlinked(self._services.settings.temporary) as file:
-                left = size
-                while left:
-                    piece = step[: min(left, _STEP)]
-                    source.readinto(piece)
-                    seen(piece)
-                    left -= len(piece)
-                    while piece:  # a disk that is nearly full takes less than it is given
-                        piece = piece[file.write(piece) :]
-                return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
-        except OSError as error:
-            raise RepositoryError(
-                f"cannot spool a parameter group of {size} bytes: {reason(error)}",
-                hint="make room, or raise theta.memoryLimit",
-            ) from error
+            spool = Spool(self._services.settings.temporary, size)
+            step = memoryview(bytearray(_STEP))
+            for start in range(0, size, _STEP):
+                piece = step[: min(size - start, _STEP)]
+                source.readinto(piece)
+                seen(piece)
+                spool.append(piece)
+            return spool.view(), self._may_spool.release, spool
+        except BaseException:
+            self._may_spool.release()
+            raise
 
-    def _start(self, index: int, name: Name, tensor: Tensor, raw: memoryview, done: Callable[[], None]) -> None:
+    def _start(
+        self,
+        index: int,
+        name: Name,
+        tensor: Tensor,
+        raw: memoryview,
+        done: Callable[[], None],
+        spool: Spool | None = None,
+    ) -> None:
         future: Future[Stored] = Future()
         future.set_running_or_notify_cancel()
 
@@ -166,17 +176,8 @@ class GroupStore:
 
         future.add_done_callback(finished)
         self._futures[index] = future
-        task = _Group(self._services, self._baseline, name, tensor, raw, future)
+        task = _Group(self._services, self._baseline, name, tensor, raw, spool, future)
         self._services.pool.submit(task.run)
-
-
-def _unlinked(directory: Path) -> IO[bytes]:
-    directory.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryFile(dir=directory, buffering=0)
-
-
-def _nothing() -> None:
-    """Nothing to give back."""
 
 
 class _Group:
@@ -189,6 +190,7 @@ class _Group:
         name: Name,
         tensor: Tensor,
         raw: memoryview,
+        spool: Spool | None,
         future: Future[Stored],
     ) -> None:
         self._services = services
@@ -196,6 +198,7 @@ class _Group:
         self._name = name
         self._tensor = tensor
         self._raw = raw
+        self._spool = spool  # where `raw` lies
         self._future = future
 
     def run(self) -> None:
@@ -207,7 +210,7 @@ class _Group:
     def _compare(self) -> None:
         tensor = self._tensor
         raw = to_logical(self._raw, tensor.dtype, tensor.shape, tensor.axes)
-        digest = digest_of(raw)
+        digest = self._digest(raw)
         known = self._baseline.find(self._name, tensor.dtype, tensor.shape, digest)
         if known is not None and self._services.store.contains(known.oid, known.size):
             self._future.set_result(Stored(known, digest))
@@ -216,11 +219,23 @@ class _Group:
         plan = payloads.chunk_plan(tensor.dtype, tensor.shape, self._services.codec)
         slices = plan.slices
         chunks: list[payloads.Piece] = [b""] * len(slices)
+        places = [slice(0)] * len(slices)
+        spool, encoded = self._spool, None
+        if spool is not None:
+            encoded = Spool(self._services.settings.temporary, len(raw))
 
         def encode(at: int) -> None:
-            chunks[at] = payloads.encode_chunk(raw[slices[at]], plan)
+            chunk = payloads.encode_chunk(raw[slices[at]], plan)
+            if spool is None or encoded is None:
+                chunks[at] = chunk
+            else:
+                places[at] = encoded.append(chunk)
+                spool.forget(slices[at])
 
         def write() -> Stored:
+            if encoded is not None:
+                view = encoded.view()
+                chunks[:] = [view[place] for place in places]
             ref = self._services.store.write(payloads.assemble(plan, chunks))
             if known is not None:
                 return Stored(known, digest)
@@ -242,3 +257,13 @@ class _Group:
 
         parts = [partial(encode, at) for at in range(len(slices))]
         self._services.pool.fan_out(parts, write, into=self._future)
+
+    def _digest(self, raw: memoryview) -> str:
+        if self._spool is None:
+            return digest_of(raw)
+        digest = Digest()
+        for start in range(0, len(raw), _WINDOW):
+            part = slice(start, min(start + _WINDOW, len(raw)))
+            digest.update(raw[part])
+            self._spool.forget(part)
+        return digest.hexdigest()

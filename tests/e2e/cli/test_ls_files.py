@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.cli.written import metadata, without_filter
+from tests.e2e.cli.written import metadata, packs, partial_clone, without_filter
 from tests.support.repository import Repository
 
 
@@ -52,6 +52,30 @@ def test_stages_of_a_merge_are_a_conflict(repository: Repository) -> None:
     lines = "".join(f"100644 {blob} {stage}\ta.pt\n" for stage, blob in enumerate(blobs, 1))
     repository.git("update-index", "--index-info", stdin=lines.encode())
     assert repository.git("theta", "ls-files") == "conflict\t-\t-\ta.pt"
+
+
+def test_pathspecs_mean_what_git_is_told_they_mean(with_files: Repository) -> None:
+    with_files.write("[a].pt", b"raw")
+    with_files.git("add", "--all")
+    assert with_files.git("theta", "ls-files", "-n", "[a].pt").splitlines() == ["[a].pt", "a.pt"]
+    assert with_files.git("--literal-pathspecs", "theta", "ls-files", "-n", "[a].pt") == "[a].pt"
+
+
+def test_a_raw_checkpoint_is_told_by_its_first_bytes(with_files: Repository) -> None:
+    with_files.write("large.pt", b"PK\3\4" + bytes(5 << 20))
+    with_files.write("text.pt", b"{" + bytes(2 << 20))
+    with_files.git("add", "--all")
+    said = with_files.git("theta", "ls-files", "a.pt", "large.pt", "text.pt").splitlines()
+    assert said == ["metadata\t3\t14\ta.pt", f"raw\t-\t{4 + (5 << 20)}\tlarge.pt", f"raw\t-\t{1 + (2 << 20)}\ttext.pt"]
+
+
+def test_a_partial_clone_is_never_filled(with_files: Repository) -> None:
+    with_files.commit("first")
+    clone = partial_clone(with_files, ".gitattributes", "broken.pt")
+    before = packs(clone)
+    said = clone.git("theta", "ls-files", "a.pt", "broken.pt").splitlines()
+    assert said == ["raw\t-\t-\ta.pt", "damaged\t-\t-\tbroken.pt"]
+    assert packs(clone) == before
 
 
 def test_nothing_tracked_is_no_error(repository: Repository) -> None:

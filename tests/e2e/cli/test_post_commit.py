@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli.written import entry, metadata, reference, without_filter
+from tests.e2e.cli.written import entry, metadata, packs, partial_clone, reference, without_filter
 from tests.support.environment import PEER
 from tests.support.repository import Repository
 from theta_daemon.metadata import text
@@ -105,6 +105,29 @@ def test_writing_again_repairs_a_record(hooked: Repository) -> None:
     hooked.git("theta", "post-commit")
     assert record(hooked, commit) == oids(b"1")
     assert [found.name for found in path.parent.iterdir()] == [commit]
+
+
+def test_a_partial_clone_is_never_filled(hooked: Repository) -> None:
+    hooked.write("a.pt", metadata({"w": b"1", "b": b"1"}))
+    hooked.write("other.pt", metadata({"w": b"2"}))
+    hooked.commit("first")
+    clone = partial_clone(hooked, "other.pt")
+    before = packs(clone)
+    clone.write("a.pt", metadata({"w": b"3", "b": b"1"}))
+    clone.git("add", "--sparse", "a.pt")
+    clone.git("commit", "--quiet", "--message", "second")
+    clone.git("theta", "post-commit")
+    # What a.pt was before is not here: everything in it counts as new.
+    assert record(clone, clone.git("rev-parse", "HEAD")) == oids(b"1", b"3")
+    assert packs(clone) == before
+
+
+def test_a_file_in_place_of_a_symbolic_link(hooked: Repository) -> None:
+    (hooked.path / "a.pt").symlink_to("nowhere")
+    hooked.commit("first")
+    (hooked.path / "a.pt").unlink()
+    hooked.write("a.pt", metadata({"w": b"1"}))
+    assert record(hooked, hooked.commit("second")) == oids(b"1")
 
 
 def test_damaged_metadata_is_left_out_with_a_warning(hooked: Repository) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli.written import entry, metadata, reference, store, without_filter
+from tests.e2e.cli.written import entry, metadata, packs, partial_clone, reference, store, without_filter
 from tests.support.repository import Repository
 from theta_daemon.metadata import text
 from theta_daemon.metadata.entries import Metadata
@@ -262,6 +262,50 @@ def test_damaged_metadata_of_long_ago_stops_no_push(local: Repository, remote: R
     assert done.returncode == 0
     assert b"warning: nothing is sent for blob" in done.stderr
     assert log.read_text().splitlines()[1:] == [reference(b"2").oid]
+
+
+@pytest.mark.parametrize("name", ["line\nbreak\r.pt", "x-gabcdef.pt", "--all", ":(top)x.pt", "\udcff.pt", " "])
+def test_paths_of_any_bytes(local: Repository, name: str) -> None:
+    faked, log = fake_git_lfs(local, "3.3.0")
+    commit(faked, {"w": b"1"}, name=name)
+    faked.git("push", "--quiet", "my-remote.x", "main")
+    assert log.read_text().splitlines()[1:] == [reference(b"1").oid]
+
+
+def test_raw_checkpoints_among_metadata(local: Repository) -> None:
+    faked, log = fake_git_lfs(local, "3.3.0")
+    for number in range(3):
+        faked.write("raw.bin", bytes([number]) * (3 << 20))
+        faked.write("small.bin", bytes([number]))
+        commit(faked, {"w": b"%d" % number})
+    faked.git("push", "--quiet", "my-remote.x", "main")
+    assert log.read_text().splitlines()[1:] == sorted(reference(b"%d" % number).oid for number in range(3))
+
+
+def test_a_partial_clone_is_never_filled(local: Repository, remote: Repository) -> None:
+    faked, log = fake_git_lfs(local, "3.3.0")
+    for number in range(3):
+        commit(faked, {"w": b"%d" % number})
+    faked.git("push", "--quiet", "--no-verify", "my-remote.x", "main")
+    clone = partial_clone(remote.in_environment(PATH=faked.environment["PATH"]), "a.pt", ".gitattributes")
+    without_filter_of(clone, faked)
+    before = packs(clone)
+    commit(clone, {"w": b"3"})
+    clone.git("push", "--quiet", "origin", "main")
+    assert log.read_text().splitlines()[1:] == [reference(b"3").oid]
+    log.unlink()
+    # Where no ref tells what the remote has, what is not here came from it.
+    commit(clone, {"w": b"4"})
+    clone.git("push", "--quiet", remote.path.as_uri(), "main:refs/heads/other")
+    sent = sorted(reference(b"%d" % number).oid for number in (2, 3, 4))
+    assert log.read_text().splitlines()[1:] == sent
+    assert packs(clone) == before
+
+
+def without_filter_of(clone: Repository, repository: Repository) -> None:
+    """Set a clone up as `local` is: hook, objects and configuration."""
+    clone.write(".git/hooks/pre-push", repository.read(".git/hooks/pre-push")).chmod(0o755)
+    (clone.git_directory / "lfs").symlink_to(repository.git_directory / "lfs")
 
 
 def test_nonsense_on_stdin_is_an_error(local: Repository) -> None:

@@ -54,6 +54,22 @@ def store(repository: Repository, *contents: bytes, place: Path | None = None) -
     return oids
 
 
+def partial_clone(repository: Repository, *names: str) -> Repository:
+    """Return a clone that has, of all files, these of the newest commit only."""
+    repository.git("config", "uploadpack.allowFilter", "true")
+    clone = repository.at(repository.path.parent / "partial")
+    options = ("--quiet", "--filter=blob:none", "--no-checkout", "-c", "maintenance.auto=false", "-c", "gc.auto=0")
+    repository.git("clone", *options, repository.path.as_uri(), str(clone.path), cwd=repository.path.parent)
+    clone.git("sparse-checkout", "set", "--no-cone", *(f"/{name}" for name in names))
+    clone.git("checkout", "--quiet", "main")
+    return clone
+
+
+def packs(repository: Repository) -> list[Path]:
+    """Return the packs of a repository; whatever is fetched brings another."""
+    return sorted((repository.git_directory / "objects" / "pack").glob("*.pack"))
+
+
 def without_filter(repository: Repository) -> None:
     """Let git store tracked files as they stand, so that a test can commit metadata that it wrote itself."""
     for key in ("clean", "smudge"):

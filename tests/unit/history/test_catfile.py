@@ -226,7 +226,7 @@ def test_a_look_at_a_raw_checkpoint_takes_its_head_at_most(scripted: Script, tmp
     # The script promises bytes and sends none, or their head; who waits for the rest waits forever.
     size = (100 << 20) if head else catfile.LIMIT + 1
     settings = scripted(
-        f"while read -r id; do [ $id = {A} ] && printf '{A} blob {size}\\n{head}' 0 && exec sleep 100\n"
+        f"while read -r id; do [ $id = {A} ] && printf '{A} blob {size}\\n{head}' 0 && exec tail -f /dev/null\n"
         f"printf '{GOOD}'; done"
     )
     assert list(looks(settings, [B, A, B, A])) == [Look(B, 2, b"{}"), Look(A, size, None)] * 2
@@ -249,7 +249,7 @@ def test_a_look_that_fails_is_an_error(scripted: Script) -> None:
 
 
 def test_looks_that_are_left_early_leave_nothing_running(scripted: Script, tmp_path: Path) -> None:
-    found = looks(scripted(f"echo $$ > {tmp_path}/pid; {always(GOOD)}; exec sleep 100"), [B] * 5)
+    found = looks(scripted(f"echo $$ > {tmp_path}/pid; {always(GOOD)}; exec tail -f /dev/null"), [B] * 5)
     next(found)
     del found
     with pytest.raises(ProcessLookupError):

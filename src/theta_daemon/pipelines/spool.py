@@ -1,0 +1,75 @@
+"""What does not fit into the memory budget: bytes in a file without a name, gone with the process however that ends.
+
+They are read through a mapping. The system can take its pages back at any time, but counts them as memory of this
+process until then; so whoever is through with a part forgets it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import threading
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from theta_daemon.errors import RepositoryError, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Spool:
+    """Bytes of a parameter group of `size` bytes: appended, by any thread, then viewed.
+
+    The file lies in `directory`, which is made where it is missing, and grows only with what is appended. Every method
+    raises RepositoryError where the system refuses, above all where the disk is full.
+    """
+
+    def __init__(self, directory: Path, size: int) -> None:
+        self._size = size
+        self._end = 0
+        self._lock = threading.Lock()
+        self._mapped: mmap.mmap | None = None
+        with self._explained():
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - closed by the next line
+        weakref.finalize(self, self._file.close)  # where no view is asked for: something failed
+
+    def append(self, data: bytes | memoryview) -> slice:
+        """Keep `data`, and return where in the view it will lie."""
+        with self._lock:
+            start = self._end
+            self._end += len(data)
+        rest, at = memoryview(data), start
+        with self._explained():
+            while rest:  # a disk that is nearly full takes less than it is given
+                written = os.pwrite(self._file.fileno(), rest, at)
+                rest, at = rest[written:], at + written
+        return slice(start, at)
+
+    def view(self) -> memoryview:
+        """Return all bytes, read-only; call it once, after the last of them was appended."""
+        with self._explained(), self._file:
+            if not self._end:
+                return memoryview(b"")
+            self._mapped = mmap.mmap(self._file.fileno(), self._end, access=mmap.ACCESS_READ)
+        return memoryview(self._mapped)
+
+    def forget(self, part: slice) -> None:
+        """Give back the memory of a part of the view; reading it again takes longer, and is all the same."""
+        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            start = part.start - part.start % mmap.PAGESIZE
+            self._mapped.madvise(mmap.MADV_DONTNEED, start, part.stop - start)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RepositoryError(
+                f"cannot spool a parameter group of {self._size} bytes: {reason(error)}",
+                hint="make room, or raise theta.memoryLimit",
+            ) from error
