@@ -67,7 +67,7 @@ def contenders(tools: Path) -> dict[str, Contender]:
 
 
 def build_tools(folder: Path) -> None:
-    """Compile the C programs of this folder into `folder`, and our modules to bytecode, as pip does when it installs."""
+    """Compile the C programs of this folder into `folder`, and our modules to bytecode, as pip does."""
     compileall.compile_dir(ROOT / "src", quiet=1)
     folder.mkdir()
     for name in ("floor", "peak"):
