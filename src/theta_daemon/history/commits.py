@@ -116,6 +116,8 @@ class Commits:
         for revision in revisions:
             if not revision or "\n" in revision or "\r" in revision:  # git drops a carriage return
                 raise RepositoryError(f"{revision!r} is no revision")
+        if not revisions:
+            return []
         given = "".join(f"{revision}\n" for revision in revisions)
         answers = self._git(["cat-file", "--batch-check"], os.fsencode(given)).splitlines(keepends=True)
         found = [FOUND.fullmatch(answer) for answer in answers]
