@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from tests.support import models
 from tests.support.pipelines import Bench
 from theta_daemon.errors import RepositoryError, TruncatedError
+from theta_daemon.pipelines.clean import clean
 
 BUDGETS = [0, 1 << 16, 1 << 20, 64 << 20]
 
@@ -96,4 +99,48 @@ def test_a_file_that_ends_in_a_large_group(tmp_path: Path, content: bytes, budge
             bench.clean(content[:end])
         assert_nothing_is_held(bench)
     assert bench.smudge(bench.clean(content)) == content
+    bench.close()
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "unchanged"])
+def test_a_large_group_takes_little_memory(tmp_path: Path, known: bool) -> None:
+    """Neither the value nor its encoded form may be held; chunks of 4 MiB are, one or two for each worker."""
+    content = models.safetensors_bytes({"large": noise(12, 1 << 20)})
+    bench = Bench.at(tmp_path, memory_limit=1 << 20)
+    if known:
+        bench.record.contents = [bench.clean(content)]
+    tracemalloc.start()
+    bench.clean(content)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < len(content) // 2
+    bench.close()
+
+
+class Watched(io.BytesIO):
+    """A checkpoint of equal groups; notes how many objects there are when a group is asked for."""
+
+    def __init__(self, content: bytes, group: int, objects: Path) -> None:
+        super().__init__(content)
+        self._group, self._objects = group, objects
+        self.stored: dict[int, int] = {}
+
+    def readinto(self, view: memoryview) -> int:  # type: ignore[override]
+        number = self.tell() // self._group
+        if number not in self.stored:
+            self.stored[number] = sum(path.is_file() for path in self._objects.rglob("*"))
+        return super().readinto(view)
+
+
+def test_the_disk_never_holds_more_than_two_spooled_groups(tmp_path: Path) -> None:
+    groups, elements = 8, 1 << 19
+    content = models.safetensors_bytes({f"group{number}": noise(elements, seed=number) for number in range(groups)})
+    bench = Bench.at(tmp_path, memory_limit=1 << 20)
+    watched = Watched(content, 4 * elements, bench.services.settings.theta_dir / "objects")
+    metadata = b"".join(clean(bench.services, b"model", watched))
+    # Group 2 is asked for when one of the two before it is stored, and so on; the first reads bring the header too.
+    assert {number: stored >= number - 1 for number, stored in watched.stored.items() if number > 1} == {
+        number: True for number in range(2, groups + 1)
+    }
+    assert bench.smudge(metadata) == content
     bench.close()
