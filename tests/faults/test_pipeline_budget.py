@@ -138,9 +138,9 @@ def test_the_disk_never_holds_more_than_two_spooled_groups(tmp_path: Path) -> No
     bench = Bench.at(tmp_path, memory_limit=1 << 20)
     watched = Watched(content, 4 * elements, bench.services.settings.theta_dir / "objects")
     metadata = b"".join(clean(bench.services, b"model", watched))
-    # Group 2 is asked for when one of the two before it is stored, and so on; the first reads bring the header too.
-    assert {number: stored >= number - 1 for number, stored in watched.stored.items() if number > 1} == {
-        number: True for number in range(2, groups + 1)
-    }
+    # While one group is read, one more is on its way, and those before it are stored. The header shifts all by one.
+    late = {number: stored for number, stored in watched.stored.items() if stored < number - 2}
+    assert late == {}
+    assert len(watched.stored) > groups
     assert bench.smudge(metadata) == content
     bench.close()
