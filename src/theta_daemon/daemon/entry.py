@@ -82,6 +82,8 @@ def _main(argv: list[str], make_handlers: Callable[[], Handlers], reporter: Repo
             return 2
     channel = Channel(*_take_descriptors())
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us has it ignored
+        signal.signal(signal.SIGINT, _interrupt)
     with closing(_LazyHandlers(make_handlers)) as handlers:
         if not argv:
             return serve(channel, handlers, reporter)
@@ -156,6 +158,17 @@ def _take_descriptors() -> tuple[int, int]:
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)  # a second one does not wait for the clean-up of the first
     raise SystemExit(128 + number)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    # Ctrl-C comes twice: from the terminal, and from git, which passes on what ends it. The second must not end the
+    # clean-up of the first. (Not SIG_IGN: Python complains of a signal that came before that was set.)
+    signal.signal(number, _ignore)
+    raise KeyboardInterrupt
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Go on."""
 
 
 def _print(text: str, reporter: Reporter) -> int:
