@@ -193,20 +193,19 @@ def test_killed_at_many_moments(story: Story, name: str, victim: str, seed: int)
     kill_on_and_on(story, name, victim, 25, seed)
 
 
-@pytest.mark.parametrize(
-    "do",
-    [
-        "os.kill(os.getpid(), signal.SIGTERM)",
-        "os.kill(os.getpid(), signal.SIGINT)",
-        "os.killpg(0, signal.SIGINT)",
-    ],
-    ids=["SIGTERM", "SIGINT", "Ctrl-C"],
-)
-def test_a_signal_ends_the_filter_without_a_word_or_a_temporary_file(story: Story, do: str) -> None:
+SIGNALS = {
+    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
+    "SIGINT": "os.kill(os.getpid(), signal.SIGINT)",
+    "Ctrl-C": "os.killpg(0, signal.SIGINT)",  # reaches git as well, which then sends the filter another
+}
+
+
+def signal_on_and_on(story: Story, name: str, times: int) -> None:
+    """Let the signal come at many moments of `git add`, which must end in silence and leave nothing behind."""
     add(story, story.harm.run)
-    for moment in story.harm.moments(random.Random(6), 6):
+    for moment in story.harm.moments(random.Random(6), times):
         story.change()
-        done = story.harm.run("git", "add", "--all", do=do, moment=moment, own_group=True)
+        done = story.harm.run("git", "add", "--all", do=SIGNALS[name], moment=moment, own_group=True)
         ours = [line for line in done.stderr.splitlines() if not line.startswith((b"error: ", b"fatal: "))]
         assert ours == []
         assert done.returncode in {0, 128, -signal.SIGINT}  # 0: git had all its answers
@@ -214,6 +213,18 @@ def test_a_signal_ends_the_filter_without_a_word_or_a_temporary_file(story: Stor
         assert not (story.repository.path / ".git" / "index.lock").exists()
         story.assert_whole()
         story.repository.git("add", "--all")
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_ends_the_filter_without_a_word_or_a_temporary_file(story: Story, name: str) -> None:
+    signal_on_and_on(story, name, 6)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_at_many_moments(story: Story, name: str) -> None:
+    signal_on_and_on(story, name, 100)
 
 
 def test_a_killed_filter_takes_its_children_along(story: Story) -> None:

@@ -110,6 +110,21 @@ def test_one_of_many_objects_cannot_be_written(tmp_path: Path, parameter: str, b
     bench.close()
 
 
+def test_an_interrupt_while_work_is_handed_out_waits_for_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes between any two steps; `close` must not wait for work that was never handed out."""
+    submit, calls = bench.services.pool.submit, iter(range(GROUPS))
+
+    def interrupted(work: Callable[[], None]) -> None:
+        if next(calls) == GROUPS // 2:
+            raise KeyboardInterrupt
+        submit(work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.services.pool, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench.clean(CONTENT)
+
+
 @pytest.fixture
 def damaged(repository: Repository) -> tuple[Repository, bytes]:
     """Return a repository with three models and the metadata of a.safetensors, whose last object is damaged."""

@@ -101,6 +101,7 @@ def run(make_handlers: Callable[[], Handlers] | None = None) -> NoReturn:
         code = 128 + signal.SIGINT
     except SystemExit as ended:
         code = ended.code
+    signal.signal(signal.SIGINT, _ignore)  # all that it could ask for is done
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # closed from the start, or by now
             stream.flush()

@@ -175,9 +175,10 @@ class GroupStore:
                 self._failed.append(error)
 
         future.add_done_callback(finished)
-        self._futures[index] = future
         task = _Group(self._services, self._baseline, name, tensor, raw, spool, future)
         self._services.pool.submit(task.run)
+        # Last: Ctrl-C or SIGTERM may end this at any point, and `close` must not wait for what nobody will do.
+        self._futures[index] = future
 
 
 class _Group:
