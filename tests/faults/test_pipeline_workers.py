@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.e2e.git.conftest import leftovers
 from tests.faults.test_pipeline_budget import CONTENTS, assert_nothing_is_held, noise
@@ -17,7 +19,12 @@ from tests.support.pipelines import Bench
 from tests.support.repository import Repository
 from tests.support.wrapped import FILTER
 from theta_daemon.errors import CorruptObject, MissingObject, RepositoryError, ThetaError
+from theta_daemon.pipelines import clean, groups
+from theta_daemon.pipelines.baseline import Baseline
+from theta_daemon.pipelines.groups import GroupStore
+from theta_daemon.pipelines.services import Services
 from theta_daemon.pipelines.smudge import smudge
+from theta_daemon.store import payload
 from theta_daemon.wire.events import Outcome, Request
 
 GROUPS = 24
@@ -123,6 +130,33 @@ def test_an_interrupt_while_work_is_handed_out_waits_for_nobody(bench: Bench, mo
         patch.setattr(bench.services.pool, "submit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bench.clean(CONTENT)
+
+
+def test_what_is_given_up_is_not_finished_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that failed, or SIGTERM, waits for the chunks that are being encoded, and not for all the others."""
+    bench = Bench.at(tmp_path, workers=1, memory_limit=1 << 20)
+    made: list[GroupStore] = []
+    encode, encoded = payload.encode_chunk, 0
+
+    class Remembered(GroupStore):
+        def __init__(self, services: Services, baseline: Baseline) -> None:
+            super().__init__(services, baseline)
+            made.append(self)
+
+    def close_at_the_first(raw: memoryview, plan: payload.ChunkPlan) -> payload.Piece:
+        nonlocal encoded
+        encoded += 1
+        made[0].close()
+        return encode(raw, plan)
+
+    monkeypatch.setattr(clean, "GroupStore", Remembered)
+    monkeypatch.setattr(groups, "wait_all", lambda _: None)  # it would wait for the worker that calls it
+    monkeypatch.setattr(payload, "encode_chunk", close_at_the_first)
+    with pytest.raises(CancelledError):
+        bench.clean(models.safetensors_bytes({"large": torch.zeros(10 << 20)}))
+    assert encoded == 1
+    assert_nothing_is_held(bench)
+    bench.close()
 
 
 @pytest.fixture

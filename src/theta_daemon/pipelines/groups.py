@@ -9,7 +9,7 @@ so does its encoded form.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_all
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,6 +69,7 @@ class GroupStore:
         self._failed: list[BaseException] = []
         self._in_memory = services.settings.memory_limit // _BUDGET_SHARE
         self._may_spool = threading.Semaphore(_MOST_SPOOLED)
+        self._closed = threading.Event()
 
     def read(
         self,
@@ -106,7 +107,8 @@ class GroupStore:
         return {index: future.result() for index, future in self._futures.items()}
 
     def close(self) -> None:
-        """Wait until no worker uses a buffer any more."""
+        """Wait until no worker uses a buffer any more; what `results` has not waited for is given up."""
+        self._closed.set()
         wait_all(self._futures.values())
 
     def _buffered(
@@ -175,7 +177,7 @@ class GroupStore:
                 self._failed.append(error)
 
         future.add_done_callback(finished)
-        task = _Group(self._services, self._baseline, name, tensor, raw, spool, future)
+        task = _Group(self._services, self._baseline, name, tensor, raw, spool, self._closed, future)
         self._services.pool.submit(task.run)
         # Last: Ctrl-C or SIGTERM may end this at any point, and `close` must not wait for what nobody will do.
         self._futures[index] = future
@@ -192,6 +194,7 @@ class _Group:
         tensor: Tensor,
         raw: memoryview,
         spool: Spool | None,
+        closed: threading.Event,
         future: Future[Stored],
     ) -> None:
         self._services = services
@@ -200,6 +203,7 @@ class _Group:
         self._tensor = tensor
         self._raw = raw
         self._spool = spool  # where `raw` lies
+        self._closed = closed  # set where nobody wants the result any more
         self._future = future
 
     def run(self) -> None:
@@ -209,6 +213,7 @@ class _Group:
             self._future.set_exception(error)
 
     def _compare(self) -> None:
+        self._go_on()
         tensor = self._tensor
         raw = to_logical(self._raw, tensor.dtype, tensor.shape, tensor.axes)
         digest = self._digest(raw)
@@ -226,6 +231,7 @@ class _Group:
             encoded = Spool(self._services.settings.temporary, len(raw))
 
         def encode(at: int) -> None:
+            self._go_on()
             chunk = payloads.encode_chunk(raw[slices[at]], plan)
             if spool is None or encoded is None:
                 chunks[at] = chunk
@@ -264,7 +270,13 @@ class _Group:
             return digest_of(raw)
         digest = Digest()
         for start in range(0, len(raw), _WINDOW):
+            self._go_on()
             part = slice(start, min(start + _WINDOW, len(raw)))
             digest.update(raw[part])
             self._spool.forget(part)
         return digest.hexdigest()
+
+    def _go_on(self) -> None:
+        """Raise CancelledError where the file has failed, or the process is to end."""
+        if self._closed.is_set():
+            raise CancelledError
