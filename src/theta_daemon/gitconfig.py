@@ -61,16 +61,13 @@ class Config:
         key, the value, and the place where it stands.
         """
         found = self.get(key)
-        return default() if found is None else understood(key, found, parse)
-
-
-def understood(name: str, value: Value, parse: Callable[[str | None], T]) -> T:
-    """Return what `parse` makes of `value`; raises RepositoryError where it can make nothing of it."""
-    try:
-        return parse(value.text)
-    except ValueError as error:
-        shown = "without a value" if value.text is None else repr(value.text)
-        raise RepositoryError(f"{name} is {shown} ({value.origin})", hint=f"it must be {error}") from error
+        if found is None:
+            return default()
+        try:
+            return parse(found.text)
+        except ValueError as error:
+            shown = "without a value" if found.text is None else repr(found.text)
+            raise RepositoryError(f"{key} is {shown} ({found.origin})", hint=f"it must be {error}") from error
 
 
 def boolean(text: str | None) -> bool:

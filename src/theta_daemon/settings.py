@@ -7,14 +7,14 @@ includes and `git -c` mean here what they mean to git. A value that cannot be un
 it and the place where it stands; keys of ours that are not known are ignored, as git ignores keys of newer versions.
 
 Environment read here:
-    THETA_TRACE                        a git boolean: say on standard error what is done
+    THETA_TRACE                        where to say what is done: as it stands, for trace.py
     GIT_THETA_CHECKPOINT_TYPE          git-theta's name of the format of files that have no layout; see below
     GIT_INDEX_FILE                     by way of `git rev-parse --git-path index`
     GIT_ALTERNATE_OBJECT_DIRECTORIES   as git reads it
 and by git for us: GIT_DIR, GIT_WORK_TREE, GIT_COMMON_DIR, GIT_OBJECT_DIRECTORY, GIT_CONFIG_*, HOME, ...
 
-Git configuration read here: theta.compatible, theta.workers, theta.memoryLimit, theta.checkpointType (before the
-variable GIT_THETA_CHECKPOINT_TYPE), lfs.storage, core.fsync, core.fsyncObjectFiles.
+Git configuration read here: theta.compatible, theta.workers, theta.memoryLimit, theta.cacheSize, theta.compression,
+theta.checkpointType (before the variable GIT_THETA_CHECKPOINT_TYPE), lfs.storage, core.fsync, core.fsyncObjectFiles.
 """
 
 from __future__ import annotations
@@ -62,8 +62,10 @@ class Settings:
 
     All paths are absolute. `directory` is where child git processes run, with `child_environment` and nothing else.
     `alternates` are existing directories that hold LFS objects of other repositories, nearest first, each once.
-    `memory_limit` is in bytes. `fsync` tells whether git would flush a loose object to disk before it is there.
-    `checkpoint_type` is a name of git-theta's, known here or not, and where it stands.
+    `memory_limit` is in bytes, and so is `cache_size`, which is a part of it: at most half, and 0 for no cache.
+    `fsync` tells whether git would flush a loose object to disk before it is there.
+    `checkpoint_type` is a name of git-theta's, and `compression` the name of a codec, each known here or not, and
+    where it stands. `trace` is what `open_trace` reads.
     """
 
     directory: Path
@@ -76,9 +78,11 @@ class Settings:
     compatible: Compatible
     fsync: bool
     checkpoint_type: Value | None
+    compression: Value | None
     workers: int
     memory_limit: int
-    trace: bool
+    cache_size: int
+    trace: str | None
     child_environment: Mapping[str, str]
 
     @property
@@ -133,6 +137,7 @@ class PendingSettings:
             raise gitcmd.failure("git config", code, said)
         config = Config(listing)
         storage = _lfs_storage(common_dir, config)
+        memory_limit = config.parsed("theta.memoryLimit", _memory, machine.default_memory)
         return Settings(
             directory=self._directory,
             git_dir=git_dir,
@@ -144,11 +149,11 @@ class PendingSettings:
             compatible=config.parsed("theta.compatible", _compatible, lambda: "auto"),
             fsync=gitconfig.flushes_loose_objects(config),
             checkpoint_type=_checkpoint_type(config, self._environ),
+            compression=_named(config, "theta.compression"),
             workers=config.parsed("theta.workers", _workers, machine.usable_cores),
-            memory_limit=config.parsed("theta.memoryLimit", _memory, machine.default_memory),
-            trace=gitconfig.understood(
-                "THETA_TRACE", Value(self._environ.get("THETA_TRACE", ""), "environment"), gitconfig.boolean
-            ),
+            memory_limit=memory_limit,
+            cache_size=min(config.parsed("theta.cacheSize", _cache, lambda: memory_limit // 4), memory_limit // 2),
+            trace=self._environ.get("THETA_TRACE"),
             child_environment=self._child_environment,
         )
 
@@ -200,10 +205,15 @@ def format_named(name: str, origin: str) -> str:
 
 def _checkpoint_type(config: Config, environ: Mapping[str, str]) -> Value | None:
     key, variable = "theta.checkpointType", "GIT_THETA_CHECKPOINT_TYPE"
+    if config.get(key):
+        return _named(config, key)  # where the key is empty, it hides the variable
+    text = environ.get(variable)
+    return Value(text, variable) if text else None
+
+
+def _named(config: Config, key: str) -> Value | None:
     found = config.get(key)
-    # Where the key is empty, it hides the variable.
-    named = Value(found.text, f"{key}, {found.origin}") if found else Value(environ.get(variable), variable)
-    return named if named.text else None
+    return Value(found.text, f"{key}, {found.origin}") if found and found.text else None
 
 
 def _lfs_storage(common_dir: Path, config: Config) -> Path:
@@ -234,6 +244,10 @@ def _workers(text: str | None) -> int:
 
 def _memory(text: str | None) -> int:
     return _within(text, machine.LEAST_MEMORY, MAX_MEMORY)
+
+
+def _cache(text: str | None) -> int:
+    return _within(text, 0, MAX_MEMORY)
 
 
 def _within(text: str | None, least: int, most: int) -> int:

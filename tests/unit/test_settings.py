@@ -11,8 +11,10 @@ import pytest
 
 from theta_daemon import machine, settings
 from theta_daemon.errors import RepositoryError, UnsupportedError
+from theta_daemon.gitconfig import Value
 from theta_daemon.settings import Settings
 
+A_NUMBER = "a number, with k, m or g behind it if you like"
 PLACES = "false\n.git\n.git\n.git/index\n.git/objects\n{top}\n"
 
 Load = Callable[..., Settings]
@@ -55,9 +57,11 @@ def test_defaults(load: Load, tmp_path: Path) -> None:
         compatible="auto",
         fsync=False,
         checkpoint_type=None,
+        compression=None,
         workers=machine.usable_cores(),
         memory_limit=machine.default_memory(),
-        trace=False,
+        cache_size=machine.default_memory() // 4,
+        trace=None,
         child_environment={},
     )
     assert found.theta_dir == top / ".git" / "theta"
@@ -70,12 +74,15 @@ def test_everything_set(load: Load) -> None:
         "theta.compatible\nfalse",
         "theta.workers\n3",
         "theta.memorylimit\n2g",
+        "theta.cachesize\n3m",
+        "theta.compression\nnone",
         "core.fsync\nall",
         "theta.from-the-future\nx",
         environ={"THETA_TRACE": "yes", "GIT_THETA_CHECKPOINT_TYPE": "safetensors"},
     )
-    assert (found.compatible, found.workers, found.memory_limit) == ("false", 3, 2 << 30)
-    assert (found.fsync, found.trace, found.checkpoint_format) == (True, True, "safetensors")
+    assert (found.compatible, found.workers, found.memory_limit, found.cache_size) == ("false", 3, 2 << 30, 3 << 20)
+    assert (found.fsync, found.trace, found.checkpoint_format) == (True, "yes", "safetensors")
+    assert found.compression == Value("none", "theta.compression, file:.git/config")
 
 
 @pytest.mark.parametrize(
@@ -97,13 +104,17 @@ def test_compatible(load: Load, entry: str, means: str) -> None:
         ("theta.compatible\nsome", "theta.compatible is 'some' (file:.git/config); it must be auto, true or false"),
         ("theta.workers\n0", "theta.workers is '0' (file:.git/config); it must be a number from 1 to 1024"),
         ("theta.workers\n2k", "theta.workers is '2k' (file:.git/config); it must be a number from 1 to 1024"),
-        (
-            "theta.workers\nmany",
-            "theta.workers is 'many' (file:.git/config); it must be a number, with k, m or g behind it if you like",
-        ),
+        ("theta.workers\nmany", f"theta.workers is 'many' (file:.git/config); it must be {A_NUMBER}"),
         (
             "theta.memorylimit\n1m",
             f"theta.memoryLimit is '1m' (file:.git/config); it must be a number from {64 << 20} to {1 << 62}",
+        ),
+        ("theta.cachesize\n-1", f"theta.cacheSize is '-1' (file:.git/config); it must be {A_NUMBER}"),
+        ("theta.cachesize", f"theta.cacheSize is without a value (file:.git/config); it must be {A_NUMBER}"),
+        ("theta.cachesize\n10%", f"theta.cacheSize is '10%' (file:.git/config); it must be {A_NUMBER}"),
+        (
+            "theta.cachesize\n9999999999g",
+            f"theta.cacheSize is '9999999999g' (file:.git/config); it must be a number from 0 to {1 << 62}",
         ),
         ("core.fsyncobjectfiles\nx", "core.fsyncObjectFiles is 'x' (file:.git/config); it must be true or false"),
     ],
@@ -114,9 +125,35 @@ def test_a_value_that_cannot_be_understood(load: Load, entry: str, message: str)
     assert str(caught.value) == message
 
 
-def test_a_variable_that_cannot_be_understood(load: Load) -> None:
-    with pytest.raises(RepositoryError, match=r"^THETA_TRACE is 'loud' \(environment\); it must be true or false$"):
-        load(environ={"THETA_TRACE": "loud"})
+@pytest.mark.parametrize(
+    ("memory", "cache", "size"),
+    [
+        ("256m", None, 64 << 20),
+        ("256m", "0", 0),
+        ("256m", "100k", 100 << 10),
+        ("256m", "128m", 128 << 20),
+        ("256m", "1g", 128 << 20),  # half of the memory is for what is worked on
+        ("64m", "1000000000g", 32 << 20),
+    ],
+)
+def test_the_cache_is_a_part_of_the_memory(load: Load, memory: str, cache: str | None, size: int) -> None:
+    found = load(f"theta.memorylimit\n{memory}", *([] if cache is None else [f"theta.cachesize\n{cache}"]))
+    assert found.cache_size == size
+
+
+@pytest.mark.parametrize("entry", ["theta.compression", "theta.compression\n"])
+def test_no_name_of_a_codec_means_the_default(load: Load, entry: str) -> None:
+    assert load(entry).compression is None
+
+
+def test_a_codec_is_kept_as_it_is_named_known_or_not(load: Load) -> None:
+    found = load("theta.compression\nof-the-future:9")
+    assert found.compression == Value("of-the-future:9", "theta.compression, file:.git/config")
+
+
+@pytest.mark.parametrize("value", ["", "0", "1", "/a/file", "loud"])
+def test_where_the_trace_goes_is_kept_as_it_stands(load: Load, value: str) -> None:
+    assert load(environ={"THETA_TRACE": value}).trace == value
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ nowhere else, are the process's descriptors, signals, arguments and end:
 * SIGTERM and SIGINT unwind the stack, so that temporary files go, and end the process without a word.
 * The end is at once (git waits for it): no thread is joined, no `atexit` runs. What must not outlive the process
   is given back by `Handlers.close`.
+* The trace that THETA_TRACE asks for is opened while the descriptors still are what whoever started us made them, and
+  closed, with its summary, after everything else.
 """
 
 from __future__ import annotations
@@ -16,19 +18,22 @@ import os
 import signal
 import sys
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon import __version__
 from theta_daemon.daemon.channel import Channel, ChannelError, GitGone
 from theta_daemon.daemon.report import PROGRAM, Reporter
 from theta_daemon.daemon.serve import GONE, Handlers, serve
+from theta_daemon.trace import VARIABLE, open_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from types import FrameType
     from typing import NoReturn
 
     from theta_daemon.formats.source import Readable
+    from theta_daemon.trace import Trace
 
 USAGE = f"""\
 usage: {PROGRAM}                  answer git's filter protocol on stdin and stdout
@@ -38,7 +43,7 @@ usage: {PROGRAM}                  answer git's filter protocol on stdin and stdo
        {PROGRAM} --help
 
 PATH is the file's path from the top of the work tree; the file itself is not opened.
-THETA_TRACE=1 in the environment shows where an error came from.
+THETA_TRACE=1 in the environment shows what is done, how long it takes, and where an error came from.
 """
 
 SET_UP = f"""\
@@ -58,15 +63,16 @@ def main(argv: list[str], make_handlers: Callable[[], Handlers] | None = None) -
     Takes over descriptors 0 and 1 and the signals of the process for good. `make_handlers` is called at the first
     request, not before.
     """
-    reporter = Reporter(trace=os.environ.get("THETA_TRACE", "") not in ("", "0"))
-    try:
-        return _main(argv, make_handlers or _pipelines, reporter)
-    except Exception as error:  # noqa: BLE001 - the outermost frame; what gets here is our bug, or the system's failure
-        reporter.error(error)
-        return 1
+    with closing(open_trace(os.environ.get(VARIABLE))) as trace:
+        reporter = Reporter(trace=trace.enabled)
+        try:
+            return _main(argv, make_handlers or partial(_pipelines, trace), reporter, trace)
+        except Exception as error:  # noqa: BLE001 - the outermost frame; what gets here is our bug, or the system's
+            reporter.error(error)
+            return 1
 
 
-def _main(argv: list[str], make_handlers: Callable[[], Handlers], reporter: Reporter) -> int:
+def _main(argv: list[str], make_handlers: Callable[[], Handlers], reporter: Reporter, trace: Trace) -> int:
     match argv:
         case ["--help" | "-h"]:
             return _print(USAGE, reporter)
@@ -86,7 +92,7 @@ def _main(argv: list[str], make_handlers: Callable[[], Handlers], reporter: Repo
         signal.signal(signal.SIGINT, _interrupt)
     with closing(_LazyHandlers(make_handlers)) as handlers:
         if not argv:
-            return serve(channel, handlers, reporter)
+            return serve(channel, handlers, reporter, trace)
         from theta_daemon.daemon.once import answer_once
         from theta_daemon.wire.events import Request
 
@@ -119,9 +125,19 @@ class _LazyHandlers:
         return self._get().clean(path, content)
 
     def smudge(
-        self, path: bytes, content: Readable, *, ref: str | None, treeish: str | None, blob: str | None
-    ) -> Iterable[bytes | memoryview]:
-        return self._get().smudge(path, content, ref=ref, treeish=treeish, blob=blob)
+        self,
+        path: bytes,
+        content: Readable,
+        *,
+        ref: str | None,
+        treeish: str | None,
+        blob: str | None,
+        can_delay: bool,
+    ) -> Iterable[bytes | memoryview] | None:
+        return self._get().smudge(path, content, ref=ref, treeish=treeish, blob=blob, can_delay=can_delay)
+
+    def available(self) -> Sequence[bytes]:
+        return () if self._made is None else self._made.available()
 
     def close(self) -> None:
         if self._made is not None:
@@ -133,10 +149,10 @@ class _LazyHandlers:
         return self._made
 
 
-def _pipelines() -> Handlers:
+def _pipelines(trace: Trace) -> Handlers:
     from theta_daemon.daemon.handlers import make_handlers  # and with it everything heavy
 
-    return make_handlers()
+    return make_handlers(trace)
 
 
 def _take_descriptors() -> tuple[int, int]:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 from theta_daemon import settings
 from theta_daemon.daemon.report import Reporter
+from theta_daemon.trace import OFF
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from theta_daemon.formats.source import Readable
+    from theta_daemon.pipelines.checkout import Checkout
     from theta_daemon.pipelines.services import Services
+    from theta_daemon.trace import Trace
 
 
 class PipelineHandlers:
@@ -25,11 +28,14 @@ class PipelineHandlers:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._checkout: Checkout | None = None
 
     def clean(self, path: bytes, content: Readable) -> Iterable[bytes | memoryview]:
         """Return the metadata for a checkpoint."""
         from theta_daemon.pipelines.clean import clean  # a checkout needs no format reader, and an add no emitter
 
+        if self._checkout is not None:
+            self._checkout.pause()
         return clean(self._services, path, content)
 
     def smudge(
@@ -40,18 +46,27 @@ class PipelineHandlers:
         ref: str | None = None,
         treeish: str | None = None,
         blob: str | None = None,
-    ) -> Iterator[bytes | memoryview]:
-        """Yield the checkpoint for metadata."""
-        from theta_daemon.pipelines.smudge import smudge
+        can_delay: bool = False,
+    ) -> Iterator[bytes | memoryview] | None:
+        """Return the checkpoint for metadata; None where it comes later."""
+        if self._checkout is None:
+            from theta_daemon.pipelines.checkout import Checkout
 
-        return smudge(self._services, path, content)
+            self._checkout = Checkout(self._services)
+        if can_delay:
+            return self._checkout.delay(path, content)
+        return self._checkout.smudge(path, content)
+
+    def available(self) -> list[bytes]:
+        """Return the paths of the delayed files that git may ask for now."""
+        return [] if self._checkout is None else self._checkout.available()
 
     def close(self) -> None:
-        """End the child process that reads the record."""
+        """End everything that is under way, and the child process that reads the record."""
         self._services.close()
 
 
-def make_handlers() -> PipelineHandlers:
+def make_handlers(trace: Trace = OFF) -> PipelineHandlers:
     """Open the repository of the current directory and environment.
 
     Raises RepositoryError, ThetaError when there is none or its settings are wrong.
@@ -59,4 +74,4 @@ def make_handlers() -> PipelineHandlers:
     pending = settings.begin(os.environ, Path.cwd())
     from theta_daemon.pipelines.services import open_services
 
-    return PipelineHandlers(open_services(pending.result(), Reporter().warning))
+    return PipelineHandlers(open_services(pending.result(), Reporter().warning, trace))

@@ -24,7 +24,7 @@ def answer_once(channel: Channel, handlers: Handlers, request: Request, reporter
     """
     output = Output(channel.write)
     try:
-        for piece in reply(handlers, request, channel):
+        for piece in reply(handlers, request, channel) or ():  # nothing is delayed that cannot be
             output.add(piece)
         output.end()
         _drain(channel)

@@ -10,6 +10,7 @@ What fails, and what that costs:
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from theta_daemon.daemon.channel import ChannelError, GitGone
@@ -17,6 +18,7 @@ from theta_daemon.daemon.connection import Connection
 from theta_daemon.daemon.content import ContentStream
 from theta_daemon.daemon.output import Output
 from theta_daemon.errors import ProtocolError, UnsupportedError
+from theta_daemon.trace import OFF
 from theta_daemon.wire.events import (
     Available,
     ContentEnd,
@@ -28,11 +30,12 @@ from theta_daemon.wire.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from theta_daemon.daemon.channel import Channel
     from theta_daemon.daemon.report import Reporter
     from theta_daemon.formats.source import Readable
+    from theta_daemon.trace import Trace
 
 GONE = 141  # what a shell says of a program that SIGPIPE ended
 
@@ -43,6 +46,9 @@ class Handlers(Protocol):
     `clean` and `smudge` return the file in pieces and MUST have read all of `content` before the first piece is
     returned. They are asked for a piece only after the one before was written, so every piece may be the same buffer
     with new bytes. Any exception fails this file only; before the first piece it costs git nothing.
+
+    Where git can wait (`can_delay`), `smudge` may return None: then `available` names the file later, and git asks
+    again, with the same path and no content.
     """
 
     def clean(self, path: bytes, content: Readable) -> Iterable[bytes | memoryview]:
@@ -50,9 +56,23 @@ class Handlers(Protocol):
         ...
 
     def smudge(
-        self, path: bytes, content: Readable, *, ref: str | None, treeish: str | None, blob: str | None
-    ) -> Iterable[bytes | memoryview]:
+        self,
+        path: bytes,
+        content: Readable,
+        *,
+        ref: str | None,
+        treeish: str | None,
+        blob: str | None,
+        can_delay: bool,
+    ) -> Iterable[bytes | memoryview] | None:
         """Return the file `path` for what git stores; the rest says where that stands, as far as git knows."""
+        ...
+
+    def available(self) -> Sequence[bytes]:
+        """Return the paths of delayed files that can be asked for now, each once; wait for one. Empty: there are none.
+
+        Must not raise for what is wrong with a file: it is named as the others are, and fails when git asks for it.
+        """
         ...
 
     def close(self) -> None:
@@ -60,16 +80,28 @@ class Handlers(Protocol):
         ...
 
 
-def serve(channel: Channel, handlers: Handlers, reporter: Reporter) -> int:
+def serve(channel: Channel, handlers: Handlers, reporter: Reporter, trace: Trace = OFF) -> int:
     """Answer git until it closes the pipe; return the exit code."""
     connection = Connection(channel)
     try:
         while True:
             event = connection.next_event()
             if isinstance(event, Request):
-                _answer(connection, event, handlers, reporter)
+                started = time.perf_counter()
+                outcome, size = _answer(connection, event, handlers, reporter, trace)
+                if trace.enabled:
+                    trace.event(
+                        event.command,
+                        path=event.pathname,
+                        outcome=outcome.value,
+                        bytes=size,
+                        seconds=time.perf_counter() - started,
+                    )
             elif isinstance(event, ListAvailable):
-                connection.send(Available(()))  # nothing is ever delayed: the session does not offer it
+                with trace.stage("wait for a file that is ready"):
+                    paths = tuple(handlers.available())
+                connection.send(Available(paths))
+                trace.event("available", files=len(paths))
             else:
                 return 0
     except GitGone:
@@ -79,30 +111,46 @@ def serve(channel: Channel, handlers: Handlers, reporter: Reporter) -> int:
         return error.exit_code
 
 
-def reply(handlers: Handlers, request: Request, content: Readable) -> Iterable[bytes | memoryview]:
-    """Return the answer to a request, in pieces."""
+def reply(handlers: Handlers, request: Request, content: Readable) -> Iterable[bytes | memoryview] | None:
+    """Return the answer to a request, in pieces; None where it comes later."""
     match request.command:
         case "clean":
             return handlers.clean(request.pathname, content)
         case "smudge":
             return handlers.smudge(
-                request.pathname, content, ref=request.ref, treeish=request.treeish, blob=request.blob
+                request.pathname,
+                content,
+                ref=request.ref,
+                treeish=request.treeish,
+                blob=request.blob,
+                can_delay=request.can_delay,
             )
         case other:
             raise UnsupportedError(f"git asks for {other!r}, which this version of theta-daemon does not know")
 
 
-def _answer(connection: Connection, request: Request, handlers: Handlers, reporter: Reporter) -> None:
+def _answer(
+    connection: Connection, request: Request, handlers: Handlers, reporter: Reporter, trace: Trace
+) -> tuple[Outcome, int]:
+    """Answer one request; return how it ended, and the bytes of the answer."""
     content = ContentStream(connection, ended=not request.pathname)
     output = Output(connection.write_content)
     started = False
+    size = 0
     try:
-        for piece in reply(handlers, request, content):
+        pieces = reply(handlers, request, content)
+        if pieces is None:
+            content.drain()
+            connection.send(Status(Outcome.DELAYED))
+            return Outcome.DELAYED, 0
+        for piece in pieces:
             if not started:
                 content.drain()  # git writes all of it before it reads
                 connection.send(Status(Outcome.SUCCESS))
                 started = True
-            output.add(piece)
+            size += len(piece)
+            with trace.stage("write to git", len(piece)):
+                output.add(piece)
     except ChannelError:
         raise
     except Exception as error:  # noqa: BLE001 - the outermost loop: one file's bug must not fail the others
@@ -110,7 +158,7 @@ def _answer(connection: Connection, request: Request, handlers: Handlers, report
         reporter.error(error, request.pathname)
         if not started:
             connection.send(Status(Outcome.ERROR))
-            return
+            return Outcome.ERROR, 0
         last = FinalStatus(Outcome.ERROR)
     else:
         if not started:
@@ -119,3 +167,4 @@ def _answer(connection: Connection, request: Request, handlers: Handlers, report
         last = FinalStatus()
     output.end()
     connection.send(ContentEnd(), last)
+    return last.outcome or Outcome.SUCCESS, size

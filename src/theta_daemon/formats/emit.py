@@ -19,19 +19,19 @@ from theta_daemon.formats.layout import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 def emit(
     layout: Layout,
-    group: Callable[[int], memoryview],
+    group: Callable[[int], Iterable[memoryview]],
     opaque: Callable[[int], memoryview],
 ) -> Iterator[memoryview | bytes]:
     """Yield the bytes of the file, in order and lazily: one piece is asked for when the one before it was taken.
 
-    `group(index)` returns the bytes of an owning group in storage order (already transposed where it has axes),
-    `opaque(i)` those of the i-th opaque chunk; both as contiguous views of bytes, which are passed on as they are.
-    `layout` is well formed (from `decode`, a builder, or checked). Raises LayoutError where a view has the wrong size.
+    `group(index)` returns the bytes of an owning group in storage order (already transposed where it has axes), in
+    pieces, `opaque(i)` those of the i-th opaque chunk; all as contiguous views of bytes, which are passed on as they
+    are. `layout` is well formed (from `decode`, a builder, or checked). Raises LayoutError where a size is wrong.
     """
     regions = Regions()
     chunks = 0
@@ -42,13 +42,20 @@ def emit(
                 pass
             case GroupOp(index):
                 owner = layout.groups[index]
-                data = group(index)
-                size = nbytes(owner.dtype, owner.shape)
-                if data.nbytes != size:
+                left = nbytes(owner.dtype, owner.shape)
+                for piece in group(index):
+                    left -= piece.nbytes
+                    if left < 0:
+                        break
+                    regions.feed(piece)
+                    if piece:
+                        yield piece
+                if left:
                     raise LayoutError(
-                        f"the stored value has {data.nbytes} bytes but its place in the file {size}",
+                        f"the stored value has {abs(left)} bytes too {'many' if left < 0 else 'few'} for its place",
                         parameter="/".join(owner.name),
                     )
+                continue
             case OpaqueOp(size):
                 data = opaque(chunks)
                 if data.nbytes != size:

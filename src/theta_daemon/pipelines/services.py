@@ -9,18 +9,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from theta_daemon.errors import UsageError
+from theta_daemon.trace import OFF
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from theta_daemon.cache.memo import Memo
+    from theta_daemon.cache.parsed import Parsed
     from theta_daemon.cache.recent import Recent
+    from theta_daemon.cache.values import SharedValues
+    from theta_daemon.pipelines.load import Loaded
     from theta_daemon.settings import Settings
     from theta_daemon.store.codec import Codec
     from theta_daemon.store.objects import ObjectStore
+    from theta_daemon.trace import Trace
+    from theta_daemon.workers.ahead import ReadAhead
     from theta_daemon.workers.buffers import Buffers
     from theta_daemon.workers.pool import Pool
 
 _RECENT_LIMIT = 64 << 20
+_PARSED_LIMIT = 8 << 20  # of text; what is parsed from it takes some ten times as much
 
 
 class Candidate(Protocol):
@@ -62,29 +71,45 @@ class Services:
     attributes: Attributes
     memo: Memo
     recent: Recent
+    values: SharedValues
+    parsed: Parsed
     pool: Pool
+    ahead: ReadAhead[Loaded]
     buffers: Buffers
     codec: Codec
+    trace: Trace
     warn: Callable[[bytes, str], None] = field(repr=False)
 
     def close(self) -> None:
-        """Give back what would outlive the process."""
+        """Give back what would outlive the process, and end all work that is under way."""
+        self._count()
         self.pool.close()
         self.memo.flush()
         self.record.close()
 
+    def _count(self) -> None:
+        counts = self.values.counts
+        for name in ("hits", "misses", "evictions", "hit_bytes", "missed_bytes"):
+            self.trace.count(f"cache.{name}", getattr(counts, name))
 
-def open_services(settings: Settings, warn: Callable[[bytes, str], None]) -> Services:
-    """Wire the parts together for the repository of `settings`; nothing is opened or written yet."""
+
+def open_services(settings: Settings, warn: Callable[[bytes, str], None], trace: Trace = OFF) -> Services:
+    """Wire the parts together for the repository of `settings`; nothing is opened or written yet.
+
+    Raises UsageError for a theta.compression that does not exist.
+    """
     from theta_daemon.cache.memo import Memo
+    from theta_daemon.cache.parsed import Parsed
     from theta_daemon.cache.recent import Recent
+    from theta_daemon.cache.values import SharedValues
     from theta_daemon.history.attributes import GitAttributes
     from theta_daemon.history.record import GitRecord
-    from theta_daemon.store import codec
     from theta_daemon.store.objects import ObjectStore
+    from theta_daemon.workers.ahead import ReadAhead
     from theta_daemon.workers.buffers import Buffers
     from theta_daemon.workers.pool import Pool
 
+    share = settings.memory_limit // 4  # for what is read ahead, and for buffers that nobody uses now
     return Services(
         settings=settings,
         store=ObjectStore(
@@ -98,8 +123,28 @@ def open_services(settings: Settings, warn: Callable[[bytes, str], None]) -> Ser
         attributes=GitAttributes(settings),
         memo=Memo(settings.theta_dir / "memo"),
         recent=Recent(_RECENT_LIMIT),
+        values=SharedValues(settings.cache_size),
+        parsed=Parsed(_PARSED_LIMIT),
         pool=Pool(settings.workers, settings.memory_limit),
-        buffers=Buffers(settings.memory_limit // 4),
-        codec=codec.DEFAULT,
+        ahead=ReadAhead(share, _drop),
+        buffers=Buffers(share),
+        codec=_codec(settings),
+        trace=trace,
         warn=warn,
     )
+
+
+def _codec(settings: Settings) -> Codec:
+    from theta_daemon.store import codec
+
+    named = settings.compression
+    if named is None:
+        return codec.DEFAULT
+    try:
+        return codec.Codec.parse(named.text or "")
+    except UsageError as error:
+        raise UsageError(f"{named.origin}: {error.message}", hint=error.hint) from None
+
+
+def _drop(loaded: Loaded) -> None:
+    loaded.release()

@@ -1,37 +1,48 @@
 """Smudge: metadata comes in, the checkpoint goes out, piece by piece.
 
-The layout says in which order literals and parameter groups follow each other; the workers decode and verify groups
-ahead of the reader, in that order, within the budget. No format is read and no framework imported.
+First a plan is made of what git holds: which layout, which parameter groups, whether all their objects are here. Then
+the workers decode and verify groups ahead of the reader, in the order of the layout, within the window (load.py), while
+literals, checksums and values are passed on. No format is read and no framework imported.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from theta_daemon import dtypes
 from theta_daemon.errors import MetadataError, MissingObject, ThetaError
 from theta_daemon.formats.emit import emit
-from theta_daemon.formats.layout import GroupOp
 from theta_daemon.formats.source import Source
 from theta_daemon.metadata import text
-from theta_daemon.pipelines.order import to_stored
-from theta_daemon.pipelines.skeleton import skeleton
-from theta_daemon.pipelines.value import Value, load, parameter_name
-from theta_daemon.workers.pool import Job, ReadAhead
+from theta_daemon.pipelines.large import Large
+from theta_daemon.pipelines.load import Loaded, Wanted, jobs, wanted
+from theta_daemon.pipelines.skeleton import Skeleton, skeleton
+from theta_daemon.pipelines.value import content_key, parameter_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from theta_daemon.formats.layout import Group, Layout
     from theta_daemon.formats.source import Readable
     from theta_daemon.metadata.entries import Metadata
     from theta_daemon.pipelines.services import Services
+    from theta_daemon.workers.ahead import Stream
 
 _STEP = 1 << 20
 
+Piece = bytes | memoryview
 
-def smudge(services: Services, path: bytes, content: Readable) -> Iterator[bytes | memoryview]:
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a file is made of; every object of it was there when the plan was made."""
+
+    path: bytes
+    metadata: Metadata
+    skeleton: Skeleton
+    groups: Sequence[Wanted]
+
+
+def smudge(services: Services, path: bytes, content: Readable) -> Iterator[Piece]:
     """Yield the checkpoint that the metadata in `content` describes; a piece is valid until the next is asked for.
 
     What is no metadata (a file committed before it was tracked) and metadata with conflict markers pass unchanged,
@@ -39,19 +50,87 @@ def smudge(services: Services, path: bytes, content: Readable) -> Iterator[bytes
 
     Raises MetadataError, MissingObject, CorruptObject, LayoutError, UnsupportedError; they name path and parameter.
     """
-    source = Source(content, services.settings.temporary)
     try:
-        data = _head(source)
-        kind = text.kind(data) if data else text.Kind.OTHER
-        if kind is not text.Kind.METADATA:
-            yield from _unchanged(services, path, source, data, kind)
+        data = read(services, path, content)
+        if not isinstance(data, bytes):
+            yield from data
             return
-        metadata = text.parse(data)
-        del source, content
-        yield from _rebuild(services, path, metadata, data)
+        found = plan(services, path, data)
+        stream = start(services, found)
+        yield from write(services, found, stream)
     except ThetaError as error:
         error.at(path=path)
         raise
+
+
+def read(services: Services, path: bytes, content: Readable) -> bytes | Iterator[Piece]:
+    """Read all of `content`; return the metadata that it is, or, for anything else, the pieces to answer with."""
+    source = Source(content, services.settings.temporary)
+    data = _head(source)
+    kind = text.kind(data) if data else text.Kind.OTHER
+    if kind is text.Kind.METADATA:
+        return data
+    if kind is text.Kind.OTHER and data.lstrip().startswith(b"{") and b'"lfs_metadata"' in data:
+        raise MetadataError("the metadata is damaged", hint="restore it from another commit")
+    return _unchanged(services, path, source, data, kind)
+
+
+def plan(services: Services, path: bytes, data: bytes) -> Plan:
+    """Return the plan for the metadata `data`, and note that it is smudged for `path`.
+
+    Raises what `smudge` raises, but for values that turn out to be corrupt.
+    """
+    trace = services.trace
+    with trace.stage("parse metadata", len(data)):
+        metadata = text.parse(data)
+    with trace.stage("read layout"):
+        frame = skeleton(services, path, metadata)
+    with trace.stage("look for objects"):
+        _require_objects(services, metadata)
+    services.recent.remember(path, data)
+    return Plan(path, metadata, frame, wanted(frame.layout, metadata))
+
+
+def start(services: Services, plan: Plan) -> Stream[Loaded]:
+    """Start to load the plan's groups, behind those of all plans that were started before."""
+    services.values.expect(content_key(each.entry) for each in plan.groups)
+    return services.ahead.stream(jobs(services, plan.groups))
+
+
+def give_up(services: Services, plan: Plan, stream: Stream[Loaded]) -> None:
+    """Take back what `start` began: nobody is going to write the file."""
+    stream.close()
+    services.values.forgo(content_key(each.entry) for each in plan.groups)
+
+
+def write(services: Services, plan: Plan, stream: Stream[Loaded]) -> Iterator[Piece]:
+    """Yield the file, from the groups that `start` began to load."""
+    values = _values(services, stream)
+    file, made = plan.metadata.file, plan.skeleton.made
+
+    def group(_index: int) -> Iterable[memoryview]:
+        return next(values)
+
+    def opaque(index: int) -> memoryview:
+        if file is None or made:
+            return memoryview(made[index])
+        ref = file.opaque[index]
+        view = services.store.open(ref)
+        services.store.verify(ref, view)
+        return view
+
+    try:
+        yield from emit(plan.skeleton.layout, group, opaque)
+    finally:
+        stream.close()
+
+
+def _values(services: Services, stream: Stream[Loaded]) -> Iterator[Iterable[memoryview]]:
+    while True:
+        with services.trace.stage("wait for values"):
+            loaded = stream.next()
+        for value in loaded.values:
+            yield value.pieces() if isinstance(value, Large) else value
 
 
 def _head(source: Source) -> bytes:
@@ -67,9 +146,7 @@ def _head(source: Source) -> bytes:
     return b"".join(pieces)
 
 
-def _unchanged(
-    services: Services, path: bytes, source: Source, data: bytes, kind: text.Kind
-) -> Iterator[bytes | memoryview]:
+def _unchanged(services: Services, path: bytes, source: Source, data: bytes, kind: text.Kind) -> Iterator[Piece]:
     # Git wants no answer before it has sent all: the daemon drains the content, so what is left of it is spooled.
     if kind is text.Kind.CONFLICT:
         services.warn(
@@ -78,8 +155,6 @@ def _unchanged(
             "'git checkout --ours -- FILE' or '--theirs', then 'git add' it",
         )
     elif data or source.peek(1):
-        if data.lstrip().startswith(b"{") and b'"lfs_metadata"' in data:
-            raise MetadataError("the metadata is damaged", hint="restore it from another commit")
         services.warn(path, "git holds this file itself, not theta metadata; 'git add --renormalize' converts it")
     if source.peek(1):
         source.spool()
@@ -87,61 +162,6 @@ def _unchanged(
     while piece := source.read_some(_STEP):
         yield piece
     source.close()
-
-
-def _rebuild(services: Services, path: bytes, metadata: Metadata, data: bytes) -> Iterator[bytes | memoryview]:
-    frame = skeleton(services, path, metadata)
-    layout = frame.layout
-    _require_objects(services, metadata)
-    services.recent.remember(path, data)
-    ahead = ReadAhead(services.pool, _jobs(services, layout, metadata), depth=4 * services.pool.workers)
-    current: list[Value] = []
-
-    def group(_index: int) -> memoryview:
-        while current:
-            current.pop().release()
-        value = ahead.next()
-        current.append(value)
-        return value.view
-
-    def opaque(index: int) -> memoryview:
-        if metadata.file is None or frame.made:
-            return memoryview(frame.made[index])
-        ref = metadata.file.opaque[index]
-        view = services.store.open(ref)
-        services.store.verify(ref, view)
-        return view
-
-    try:
-        yield from emit(layout, group, opaque)
-    finally:
-        for late in ahead.close():
-            late.add_done_callback(_release)
-        while current:
-            current.pop().release()
-
-
-def _release(future: object) -> None:
-    if future.exception() is None:  # type: ignore[attr-defined]
-        future.result().release()  # type: ignore[attr-defined]
-
-
-def _jobs(services: Services, layout: Layout, metadata: Metadata) -> Iterator[Job[Value]]:
-    for op in layout.ops:
-        if isinstance(op, GroupOp):
-            group = layout.groups[op.index]
-            entry = metadata.entries[group.name]
-            weight = dtypes.nbytes(entry.dtype, entry.shape)
-            yield Job(
-                weight if group.axes is None else 2 * weight,
-                partial(load, services, group.name, entry, _reorder(group)),
-            )
-
-
-def _reorder(group: Group) -> Callable[[memoryview], memoryview] | None:
-    if group.axes is None:
-        return None
-    return lambda view: to_stored(view, group.dtype, group.shape, group.axes)
 
 
 def _require_objects(services: Services, metadata: Metadata) -> None:

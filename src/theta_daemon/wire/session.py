@@ -38,14 +38,13 @@ NOT_GIT = "git starts this program by itself, as filter.<name>.process"
 class FilterSession(Endpoint):
     """Our side of the pipe.
 
-    `capabilities` are what we can do; the session takes those that git offers too (`agreed`). To delay answers, add
-    "delay" here: the wire has everything for it.
+    `capabilities` are what we can do; the session takes those that git offers too (`agreed`).
     """
 
     __slots__ = ("_capabilities", "_may_delay")
     side = Side.FILTER
 
-    def __init__(self, capabilities: Sequence[str] = ("clean", "smudge")) -> None:
+    def __init__(self, capabilities: Sequence[str] = ("clean", "smudge", "delay")) -> None:
         super().__init__()
         self._capabilities = tuple(capabilities)
         self._may_delay = False
@@ -141,9 +140,9 @@ class FilterSession(Endpoint):
             ref=_text(header.get(b"ref", b"")) or None,
             treeish=_text(header.get(b"treeish", b"")) or None,
             blob=_text(header.get(b"blob", b"")) or None,
-            can_delay=header.get(b"can-delay") == b"1",
+            can_delay="delay" in self.agreed and header.get(b"can-delay") == b"1",
         )
-        self._may_delay = request.can_delay and "delay" in self.agreed
+        self._may_delay = request.can_delay
         self._hear(request.step)
         return request
 

@@ -18,7 +18,7 @@ nothing says where the next request would begin.
 
 One rule is not in the table, since it depends on what was said before: DELAYED is legal only as the answer to a
 request that carried `can-delay=1`, in a session that agreed on the capability `delay`. Delayed answers have their place
-here, in IDLE (LIST_AVAILABLE), REPLY (DELAYED) and LISTING; our filter does not offer the capability yet.
+in IDLE (LIST_AVAILABLE), REPLY (DELAYED) and LISTING.
 """
 
 from __future__ import annotations

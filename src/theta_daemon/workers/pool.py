@@ -8,15 +8,13 @@ a pool of one thread cannot deadlock. An exception in a worker travels in its fu
 from __future__ import annotations
 
 import threading
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from theta_daemon.workers.budget import ByteBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
 
@@ -95,68 +93,3 @@ class _FanOut(Generic[T]):
             self._result.set_exception(error)
         else:
             self._result.set_result(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Job(Generic[T]):
-    """Work for `ReadAhead`: the bytes it holds from its start until the reader is done with its result."""
-
-    weight: int
-    start: Callable[[], Future[T]]
-
-
-class ReadAhead(Generic[T]):
-    """Results of jobs that are started ahead of the reader, in order, within the pool's budget of bytes.
-
-    The job being asked for is always admitted as soon as the others' bytes come back.
-    """
-
-    def __init__(self, pool: Pool, jobs: Iterable[Job[T]], depth: int) -> None:
-        self._budget = pool.budget
-        self._jobs = iter(jobs)
-        self._depth = depth
-        self._running: deque[tuple[int, Future[T]]] = deque()
-        self._waiting = next(self._jobs, None)
-        self._held = 0
-
-    def next(self) -> T:
-        """Give back the previous result's bytes and return the next result, or raise what its work raised.
-
-        Raises IndexError when every job's result was returned.
-        """
-        self._release()
-        if not self._running:
-            if self._waiting is None:
-                raise IndexError("no more jobs")
-            self._budget.acquire(self._waiting.weight)
-            self._launch(self._waiting)
-        while self._waiting is not None and len(self._running) < self._depth:
-            if not self._budget.try_acquire(self._waiting.weight):
-                break
-            self._launch(self._waiting)
-        weight, future = self._running.popleft()
-        self._held = weight
-        return future.result()
-
-    def close(self) -> list[Future[T]]:
-        """Give back all bytes and cancel what has not started; returns the futures that may still be running."""
-        self._release()
-        running = [future for _, future in self._running if not future.cancel()]
-        for weight, _ in self._running:
-            self._budget.release(weight)
-        self._running.clear()
-        self._waiting = None
-        return running
-
-    def _release(self) -> None:
-        if self._held:
-            self._budget.release(self._held)
-            self._held = 0
-
-    def _launch(self, job: Job[T]) -> None:
-        self._waiting = next(self._jobs, None)
-        try:
-            self._running.append((job.weight, job.start()))
-        except BaseException:
-            self._budget.release(job.weight)
-            raise

@@ -1,0 +1,257 @@
+"""Parameter groups on their way out of the store: decoded and verified by the workers, ahead of whoever writes them.
+
+One job makes one large group, its chunks side by side, or several small ones that follow each other in the file: a
+future for each of a thousand biases would cost more than the biases. What others need too is shared (cache/values.py).
+A group larger than the window of the read-ahead is never whole in memory: large.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from theta_daemon import dtypes
+from theta_daemon.errors import ThetaError
+from theta_daemon.formats.layout import GroupOp
+from theta_daemon.metadata.digest import digest as digest_of
+from theta_daemon.pipelines.large import Large
+from theta_daemon.pipelines.order import to_stored
+from theta_daemon.pipelines.value import content_key, open_value, parameter_name, verify
+from theta_daemon.workers.ahead import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from theta_daemon.formats.layout import Group, Layout
+    from theta_daemon.metadata.entries import Entry, Metadata
+    from theta_daemon.pipelines.services import Services
+    from theta_daemon.store.payload import Chunk
+    from theta_daemon.workers.buffers import Buffers
+
+_BATCH_BYTES = 1 << 20
+_BATCH_GROUPS = 64
+_OVERHEAD = 1 << 10  # memory that a group costs besides its bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A parameter group that a file needs, where `group` says in which order its bytes stand there."""
+
+    group: Group
+    entry: Entry
+    size: int
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that it takes to make it."""
+        return (self.size if self.group.axes is None else 2 * self.size) + _OVERHEAD
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The values of a job, in order, each in pieces; `release` gives their memory back."""
+
+    values: Sequence[Sequence[memoryview] | Large]
+    release: Callable[[], None]
+
+
+def wanted(layout: Layout, metadata: Metadata) -> list[Wanted]:
+    """Return the groups that fill the holes of `layout`, in the order of the file."""
+    found = []
+    for op in layout.ops:
+        if isinstance(op, GroupOp):
+            group = layout.groups[op.index]
+            entry = metadata.entries[group.name]
+            found.append(Wanted(group, entry, dtypes.nbytes(entry.dtype, entry.shape)))
+    return found
+
+
+def jobs(services: Services, groups: Sequence[Wanted]) -> Iterator[Job[Loaded]]:
+    """Yield the jobs that load `groups`; small neighbours share one."""
+    window = services.ahead.window
+    batch: list[Wanted] = []
+    held = 0
+    for each in groups:
+        if batch and (held + each.size > _BATCH_BYTES or len(batch) == _BATCH_GROUPS):
+            yield _job(services, batch)
+            batch, held = [], 0
+        if each.weight > window:
+            yield _large_job(services, each)
+        else:
+            batch.append(each)
+            held += each.size
+    if batch:
+        yield _job(services, batch)
+
+
+def _large_job(services: Services, each: Wanted) -> Job[Loaded]:
+    def start() -> Future[Loaded]:
+        future: Future[Loaded] = Future()
+        future.set_result(Loaded([Large(services, each.group, each.entry, each.size)], _nothing))
+        return future
+
+    # All of the window: nothing is read ahead while it is on its way, since it uses the window itself.
+    return Job(services.ahead.window, start)
+
+
+def _job(services: Services, groups: Sequence[Wanted]) -> Job[Loaded]:
+    def start() -> Future[Loaded]:
+        task = _Load(services, groups)
+        services.pool.submit(task.run)
+        return task.future
+
+    return Job(sum(each.weight for each in groups), start)
+
+
+class _Slab:
+    """Memory for several values that is given back when the last of those who use it does so."""
+
+    def __init__(self, buffers: Buffers, size: int) -> None:
+        self.view = buffers.take(size)
+        self._buffers = buffers
+        self._users = 1
+        self._lock = threading.Lock()
+
+    def part(self) -> tuple[Callable[[], None], bool]:
+        """Count one more user; return what gives back, and that it is a part."""
+        with self._lock:
+            self._users += 1
+        return self.give_back, True
+
+    def give_back(self) -> None:
+        """Count one user less."""
+        with self._lock:
+            self._users -= 1
+            left = self._users
+        if not left:
+            self._buffers.give(self.view)
+
+
+class _Load:
+    """A job in the workers; the last of its steps resolves `future`."""
+
+    def __init__(self, services: Services, groups: Sequence[Wanted]) -> None:
+        self.future: Future[Loaded] = Future()
+        self.future.set_running_or_notify_cancel()
+        self._services = services
+        self._groups = groups
+        self._values: list[list[memoryview]] = []
+        self._releases: list[Callable[[], None]] = []
+
+    def run(self) -> None:
+        """Do the work, or, for one group of many chunks, hand the chunks to the other workers."""
+        try:
+            if len(self._groups) == 1:
+                self._one(self._groups[0])
+                return
+            slab = _Slab(self._services.buffers, sum(each.size for each in self._groups))
+            self._releases.append(slab.give_back)
+            at = 0
+            for each in self._groups:
+                self._small(each, slab, at)
+                at += each.size
+        except BaseException as error:  # noqa: BLE001 - it travels to the waiting thread
+            self._fail(error)
+        else:
+            self.future.set_result(Loaded(self._values, self._release))
+
+    def _small(self, each: Wanted, slab: _Slab, at: int) -> None:
+        shared, key, trace = self._services.values, content_key(each.entry), self._services.trace
+        try:
+            value = shared.get(key, each.size)
+            if value is None:
+                with trace.stage("open object", each.entry.size):
+                    stored, payload = open_value(self._services, each.entry, each.size)
+                view = slab.view[at : at + each.size] if payload.raw is None else payload.raw
+                if payload.raw is None:
+                    with trace.stage("decode", each.size):
+                        for chunk in payload.chunks:
+                            chunk.decode_into(view)
+                with trace.stage("verify", each.size):
+                    verify(self._services, each.entry, stored, digest_of(view))
+                value = shared.offer(key, view, *slab.part() if payload.raw is None else (_nothing, False))
+        except ThetaError as error:
+            error.at(parameter=parameter_name(each.group.name))
+            raise
+        self._finish(each, value.view, value.release)
+
+    def _one(self, each: Wanted) -> None:
+        try:
+            shared, key = self._services.values, content_key(each.entry)
+            value = shared.get(key, each.size)
+            if value is not None:
+                self._finish(each, value.view, value.release)
+                self.future.set_result(Loaded(self._values, self._release))
+                return
+            with self._services.trace.stage("open object", each.entry.size):
+                stored, payload = open_value(self._services, each.entry, each.size)
+            release: Callable[[], None] = _nothing
+            chunks: tuple[Chunk, ...] = ()
+            view = payload.raw
+            if view is None:
+                view, chunks = self._services.buffers.take(each.size), payload.chunks
+                release = partial(self._services.buffers.give, view)
+        except ThetaError as error:
+            error.at(parameter=parameter_name(each.group.name))
+            raise
+        if len(chunks) > 1:
+            parts = [partial(self._decode, each, chunk, view) for chunk in chunks]
+            last = partial(self._verified, each, key, stored, view, release)
+            self._services.pool.fan_out(parts, last, into=self.future)
+            return
+        try:
+            for chunk in chunks:
+                self._decode(each, chunk, view)
+        except BaseException:
+            release()
+            raise
+        self.future.set_result(self._verified(each, key, stored, view, release))
+
+    def _decode(self, each: Wanted, chunk: Chunk, into: memoryview) -> None:
+        try:
+            with self._services.trace.stage("decode", chunk.cell.stop - chunk.cell.start):
+                chunk.decode_into(into)
+        except ThetaError as error:
+            error.at(parameter=parameter_name(each.group.name))
+            raise
+
+    def _verified(
+        self, each: Wanted, key: str, stored: memoryview, view: memoryview, release: Callable[[], None]
+    ) -> Loaded:
+        try:
+            with self._services.trace.stage("verify", each.size):
+                verify(self._services, each.entry, stored, digest_of(view))
+        except BaseException as error:
+            release()
+            if isinstance(error, ThetaError):
+                error.at(parameter=parameter_name(each.group.name))
+            raise
+        value = self._services.values.offer(key, view, release)
+        self._finish(each, value.view, value.release)
+        return Loaded(self._values, self._release)
+
+    def _finish(self, each: Wanted, view: memoryview, release: Callable[[], None]) -> None:
+        group = each.group
+        if group.axes is not None:
+            logical, view = view, to_stored(view, group.dtype, group.shape, group.axes)
+            if view is not logical:
+                release()
+                release = _nothing
+        self._values.append([view])
+        if release is not _nothing:
+            self._releases.append(release)
+
+    def _release(self) -> None:
+        while self._releases:
+            self._releases.pop()()
+
+    def _fail(self, error: BaseException) -> None:
+        self._release()
+        self.future.set_exception(error)
+
+
+def _nothing() -> None:
+    """Nothing to give back."""
