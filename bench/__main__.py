@@ -1,7 +1,8 @@
 """`make bench`: add and checkout, ours beside git's own pipe, git-lfs and git-theta 0.2.0.
 
-Contenders run in turn (A B C A B C ...), so that a slow minute of the machine falls on all of them, and ratios are
-taken round by round. Every checkout is compared with what was added, outside the timed part.
+Contenders run in turn, in one order and then in the other (A B C, C B A, ...), so that a slow minute of the machine
+falls on all of them, and ratios are taken round by round. Every checkout is compared with what was added, outside
+the timed part. A whole run also rewrites the numbers and the plot in docs/performance.*.
 """
 
 from __future__ import annotations
@@ -9,18 +10,16 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from bench import measure, report
-from bench.cases import CASES, FLOOR, QUICK, SHA256, Case
+from bench.cases import AGAIN, CASES, QUICK, SHA256, START, Case
 from bench.contenders import ROOT, build_tools, contenders
-
-# Benches of single parts; they print their own tables.
-PARTS = ("lsh", "codecs")
+from bench.publish import publish
 
 
 def main() -> int:
@@ -29,15 +28,13 @@ def main() -> int:
     names = [case.name for case in CASES]
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--quick", action="store_true", help="little data, few runs: under two minutes")
-    choice.add_argument("--all", action="store_true", help="every case; needs some 20 GB of disk and an hour")
     choice.add_argument("--case", action="append", choices=names, help="this case only (may be repeated)")
     parser.add_argument("--only", action="append", metavar="NAME", help="this contender only (may be repeated)")
     parser.add_argument("--runs", type=int, help="counted runs of each contender")
-    parser.add_argument("--no-parts", action="store_true", help=f"leave out the benches of {' and '.join(PARTS)}")
     parser.add_argument("--scratch", type=Path, help="folder for data and repositories (default: /var/tmp)")
     options = parser.parse_args()
 
-    cases: tuple[Case, ...] = (QUICK,) if options.quick else CASES if options.all else CASES[:1]
+    cases: tuple[Case, ...] = (QUICK,) if options.quick else CASES
     if options.case:
         cases = tuple(case for case in CASES if case.name in options.case)
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
@@ -45,6 +42,7 @@ def main() -> int:
         print(
             f"note: this machine is busy (load {load:.1f} on {cores} cores); the spread below shows how much it matters"
         )
+    moment, started = time.gmtime(), time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="theta-bench-", dir=options.scratch or _scratch()))
     try:
         tools = scratch / "tools"
@@ -52,22 +50,19 @@ def main() -> int:
         results = [run_case(case, scratch, tools, options.only, options.runs) for case in cases]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    print(f"stored: {report.store(results, ROOT / 'bench' / 'results').relative_to(ROOT)}")
-
-    if not options.no_parts:
-        for part in PARTS:
-            if (ROOT / "bench" / f"{part}.py").exists():
-                arguments = ["--quick"] if options.quick else []
-                subprocess.run([sys.executable, "-m", f"bench.{part}", *arguments], cwd=ROOT, check=True)
+    document = report.document(results, moment, started)
+    print(f"stored: {report.store(document, ROOT / 'bench' / 'results').relative_to(ROOT)}")
+    if not (options.quick or options.case or options.only or options.runs):
+        publish(document)
+        print("written: docs/performance.md, docs/performance.svg, docs/performance.json")
     return 0
 
 
 def run_case(case: Case, scratch: Path, tools: Path, only: list[str] | None, runs: int | None) -> report.Result:
-    """Measure one case and print its table."""
+    """Measure one case and print its tables."""
     progress = _Progress(case.name)
-    progress("building the data")
-    built = case.data.build(scratch / case.name)
-    result = report.Result(case)
+    folder = scratch / case.name
+    result = report.Result(case, load=[os.getloadavg()[0]])
     everyone = contenders(tools)
     for name in case.contenders:
         if name in everyone and everyone[name].missing is not None:
@@ -75,22 +70,29 @@ def run_case(case: Case, scratch: Path, tools: Path, only: list[str] | None, run
     taking_part = [n for n in case.contenders if n not in result.absent and (not only or n in only)]
     rounds = runs or case.runs
 
-    if FLOOR in taking_part:  # what runs first on a machine pays for everybody: the floor, uncounted
-        measure.run(everyone[FLOOR], built, case.steps, scratch)
+    # The largest case's files, their objects and their work tree, and the same again for what is added again.
+    needed, free = 5 * max(data.bytes for data in case.data), shutil.disk_usage(scratch).free
+    if free < needed:
+        raise SystemExit(f"bench: {case.name} needs {needed / 1e9:.0f} GB below {scratch}, {free / 1e9:.0f} are free")
+    progress("building the data")
+    everything = [data.build(folder / str(i), changed=AGAIN in case.steps) for i, data in enumerate(case.data)]
+    small = replace(START, repeats=1).build(folder / "start", changed=True)
+    for name in taking_part:  # uncounted: the first run of a program reads it from the disk
+        if name != SHA256:
+            measure.run(everyone[name], small, case.steps, scratch, tools)
     for number in range(rounds):
-        for name in taking_part:
-            progress(f"round {number + 1} of {rounds}: {name}")
-            if name == SHA256:
-                result.add(name, measure.hash_all(built))
-            elif everyone[name].most_runs is None or number < (everyone[name].most_runs or 0):
-                result.add(name, measure.run(everyone[name], built, case.steps, scratch))
-    for name in taking_part if case.memory else ():
-        progress(f"memory: {name}")
-        if name in everyone and (found := measure.peaks(everyone[name], built, case.steps, scratch, tools)):
-            result.peaks[name] = found
-    shutil.rmtree(scratch / case.name)
+        for built in everything:
+            for name in taking_part[:: -1 if number % 2 else 1]:
+                progress(f"round {number + 1} of {rounds}: {result.series(name, built.data)}")
+                if name == SHA256:
+                    result.add(name, measure.hash_all(built))
+                elif everyone[name].most_runs is None or number < (everyone[name].most_runs or 0):
+                    series = result.series(name, built.data)
+                    result.add(series, measure.run(everyone[name], built, case.steps, scratch, tools))
+    shutil.rmtree(folder)
+    result.load.append(os.getloadavg()[0])
     progress("")
-    print("\n".join(report.text(result)))
+    print("\n".join(report.text(result.document())), flush=True)
     return result
 
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.cases import ADD, AGAIN, CHECKOUT, COMPATIBLE, FLOOR, LFS, OURS, PEER, STATUS
+from bench.cases import ADD, AGAIN, CHECKOUT, COMPATIBLE, FLOOR, LFS, PEER, STATUS, VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
+EVERY_STEP = frozenset({ADD, CHECKOUT, AGAIN, STATUS})
 PEER_BIN = ROOT / ".venv-git-theta" / "bin"
 
 
@@ -30,7 +31,7 @@ class Contender:
     configuration: Mapping[str, str]
     environment: Mapping[str, str] = field(default_factory=dict)
     bin: Path | None = None
-    steps: frozenset[str] = frozenset({ADD, CHECKOUT, AGAIN, STATUS})
+    steps: frozenset[str] = EVERY_STEP
     same_bytes: bool = True
     most_runs: int | None = None
     missing: str | None = None
@@ -41,14 +42,25 @@ def contenders(tools: Path) -> dict[str, Contender]:
     ours = Path(sys.executable).parent
     peer = "git-theta-filter"
     everyone = (
-        Contender(OURS, "theta", "theta-daemon", {}, bin=ours),
-        Contender(COMPATIBLE, "theta", "theta-daemon", {"theta.compatible": "true"}, bin=ours),
+        *(
+            Contender(
+                name,
+                "theta",
+                "theta-daemon",
+                configuration,
+                bin=ours,
+                # Compatible mode makes a difference where something is hashed for the first time.
+                steps=frozenset({ADD}) if name == COMPATIBLE else EVERY_STEP,
+            )
+            for name, configuration in VARIANTS.items()
+        ),
         Contender(FLOOR, "floor", f"{tools / 'floor'} {{originals}}", {}),
         Contender(
             LFS,
             "lfs",
             "git-lfs filter-process",
             {"filter.lfs.clean": "git-lfs clean -- %f", "filter.lfs.smudge": "git-lfs smudge -- %f"},
+            steps=EVERY_STEP - {STATUS},  # an add again
             missing=None if shutil.which("git-lfs") else "git-lfs is not installed",
         ),
         Contender(

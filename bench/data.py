@@ -1,8 +1,12 @@
-"""The files that are added and checked out: written by the real libraries, seeded, the same on every machine."""
+"""The files that are added and checked out: seeded, the same on every machine.
+
+The real libraries write them, but for a file that is too large for that: they want all of it in memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,53 +15,90 @@ import safetensors.torch
 import torch
 
 MB = 1_000_000
-Write = Callable[[dict[str, torch.Tensor], Path], None]
+_PIECE = 16 * MB
 
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """`files` checkpoints of `groups` parameter groups each, every group `size` bytes."""
+    """`files` checkpoints, each of `groups` parameter groups of `size` bytes, and one of `first` bytes before them.
+
+    `repeats`: how often a round runs it, where one run is too short to tell; their median counts.
+    """
 
     name: str
     files: int
     groups: int
     size: int
+    first: int = 0
     dtype: torch.dtype = torch.float32
     format: str = "torch"
+    repeats: int = 1
 
     @property
     def suffix(self) -> str:
         """The files' extension."""
-        return {"torch": ".pt", "safetensors": ".safetensors"}[self.format]
+        return ".pt" if self.format == "torch" else ".safetensors"
+
+    @property
+    def file_bytes(self) -> int:
+        """The bytes of the parameters in one file."""
+        return self.first + self.groups * self.size
 
     @property
     def bytes(self) -> int:
         """The bytes of all parameters together."""
-        return self.files * self.groups * self.size
+        return self.files * self.file_bytes
 
-    def build(self, folder: Path) -> Built:
-        """Write the files below `folder`, and beside them a second version with one group changed in each."""
-        original, changed = folder / "original", folder / "changed"
-        for directory in (original, changed):
+    def build(self, folder: Path, *, changed: bool) -> Built:
+        """Write the files below `folder`; with `changed` a second version beside them, one group changed in each."""
+        built = Built(self, folder / "original", folder / "changed", {})
+        for directory in (built.original, built.changed):
             directory.mkdir(parents=True)
-        write = _WRITERS[self.format]
         for index in range(self.files):
-            tensors = dict(self._tensors(index))
             name = f"model-{index:03}{self.suffix}"
-            write(tensors, original / name)
-            touched = f"layers.{self.groups // 2}.weight"
-            tensors[touched] = tensors[touched] + 0.001
-            write(tensors, changed / name)
-        digests = {path.name: digest(path) for path in sorted(original.iterdir())}
-        return Built(self, original, changed, digests)
+            if self.format == "streamed":
+                assert not changed, "a streamed file has one version"
+                self.stream(index, built.original / name)
+            else:
+                tensors = dict(self._tensors(index))
+                _WRITERS[self.format](tensors, built.original / name)
+                if changed:
+                    touched = f"layers.{self.groups // 2}.weight"
+                    tensors[touched] = tensors[touched] + 0.001
+                    _WRITERS[self.format](tensors, built.changed / name)
+            built.digests[name] = digest(built.original / name)
+        return built
+
+    def _groups(self) -> Iterator[tuple[str, int]]:
+        if self.first:
+            yield "embedding.weight", self.first
+        for group in range(self.groups):
+            yield f"layers.{group}.weight", self.size
 
     def _tensors(self, index: int) -> Iterator[tuple[str, torch.Tensor]]:
         generator = torch.Generator().manual_seed(index)
-        elements = self.size // self.dtype.itemsize
-        rows = _near_square(elements)
-        for group in range(self.groups):
+        for name, size in self._groups():
+            elements = size // self.dtype.itemsize
+            rows = _near_square(elements)
             values = torch.empty(rows, elements // rows).normal_(0, 0.02, generator=generator)
-            yield f"layers.{group}.weight", values.to(self.dtype)
+            yield name, values.to(self.dtype)
+
+    def stream(self, index: int, path: Path) -> None:
+        """Write a float32 safetensors file piece by piece; it may be larger than memory."""
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, size in self._groups():
+            rows = _near_square(size // 4)
+            header[name] = {"dtype": "F32", "shape": [rows, size // 4 // rows], "data_offsets": [end, end + size]}
+            end += size
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        generator = torch.Generator().manual_seed(index)
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for start in range(0, end, _PIECE):
+                elements = min(_PIECE, end - start) // 4
+                file.write(torch.empty(elements).normal_(0, 0.02, generator=generator).numpy().data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +117,7 @@ class Built:
 
     def same_values(self, folder: Path) -> None:
         """Stop the bench when a tensor in `folder` has not the very values that were added."""
-        read = _READERS[self.data.format]
+        read = _READERS[self.data.suffix]
         for name in self.digests:
             ours, theirs = read(self.original / name), read(folder / name)
             assert ours.keys() == theirs.keys(), f"{folder / name}: other parameters than were added"
@@ -95,10 +136,6 @@ def _near_square(elements: int) -> int:
     return next(rows for rows in range(int(elements**0.5), 0, -1) if elements % rows == 0)
 
 
-def _write_torch(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    torch.save(tensors, path)
-
-
 def _write_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     safetensors.torch.save_file(tensors, path, {"format": "pt"})
 
@@ -107,8 +144,11 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(path, weights_only=True, mmap=True))
 
 
-_WRITERS: dict[str, Write] = {"torch": _write_torch, "safetensors": _write_safetensors}
+_WRITERS: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {
+    "torch": torch.save,
+    "safetensors": _write_safetensors,
+}
 _READERS: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {
-    "torch": _read_torch,
-    "safetensors": safetensors.torch.load_file,
+    ".pt": _read_torch,
+    ".safetensors": safetensors.torch.load_file,
 }

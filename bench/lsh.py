@@ -1,8 +1,8 @@
 """`python -m bench.lsh`: git-theta's hash of a tensor, computed by it (numba) and by us (numpy), per value.
 
 Both are warm: git-theta compiles its loop anew in every process and draws its random numbers anew for every tensor,
-none of which is counted here. It splits one tensor over its threads; ours hashes one tensor a thread, so "2 threads"
-are two tensors at once, and a value's time is the wall time over all values of both.
+none of which is counted here. It splits one tensor over its threads. So does "ours, shared", each thread with some of
+the 16 integers; "ours" hashes one tensor a thread, and a value's time is the wall time over all values of all threads.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from theta_daemon.metadata import lsh
 COUNTS = (768, 65_536, 4_194_304)
 ROUNDS = 7
 VALUES = 1 << 22  # hashed in each round, by many calls where tensors are small
+
+Hash = Callable[[int, int], tuple[float, tuple[int, ...]]]  # of so many values, so many times: seconds, signature
 
 # Runs in git-theta's environment: for each line "count calls" it answers "seconds signature".
 _PEER = """
@@ -71,25 +73,28 @@ class Peer:
         return float(seconds), tuple(map(int, signature))
 
 
-def ours(threads: int) -> Callable[[int, int], tuple[float, tuple[int, ...]]]:
-    """Return our hash of `threads` tensors at once, as a function like a Peer."""
+def ours(threads: int, *, shared: bool) -> Hash:
+    """Return our hash of a tensor in each of `threads`, or of one `shared` by them, as a function like a Peer."""
+    parts = [slice(lsh.SIZE * at // threads, lsh.SIZE * (at + 1) // threads) for at in range(threads)]
+    planes = parts if shared else [lsh.ALL] * threads
 
     def run(count: int, calls: int) -> tuple[float, tuple[int, ...]]:
         values = np.random.default_rng(count).standard_normal(count).astype(np.float32)
         raw = values.tobytes()
         signature = lsh.signature(raw, "float32")
 
-        def hash_all() -> None:
+        def hash_all(part: slice) -> None:
             for _ in range(calls):
-                lsh.signature(raw, "float32")
+                lsh.signature(raw, "float32", part)
 
-        workers = [threading.Thread(target=hash_all) for _ in range(threads)]
+        workers = [threading.Thread(target=hash_all, args=(part,)) for part in planes]
         start = time.perf_counter()
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-        return (time.perf_counter() - start) / threads, signature
+        seconds = time.perf_counter() - start
+        return seconds if shared else seconds / threads, signature
 
     return run
 
@@ -103,23 +108,22 @@ def main() -> None:
     if not (PEER_BIN / "git-theta").exists():
         raise SystemExit("bench: git-theta 0.2.0 is not installed: scripts/setup git-theta .venv-git-theta")
 
-    both = len(os.sched_getaffinity(0))
+    both = min(len(os.sched_getaffinity(0)), lsh.SIZE)
     print(f"\nlocality-sensitive hash of float32, ns a value (best of {rounds} rounds)\n")
-    print(f"{'values':>10}  {'threads':>7}  {'git-theta':>9}  {'ours':>6}  {'ratio':>5}")
+    print(f"{'values':>10}  {'threads':>7}  {'git-theta':>9}  {'ours':>6}  {'ratio':>5}  {'ours, shared':>12}")
     for threads in sorted({1, both}):
         with Peer(threads) as theirs:
-            mine = ours(threads)
+            contenders: list[Hash] = [theirs, ours(threads, shared=False), ours(threads, shared=True)]
             for count in COUNTS:
                 calls = max(1, values // count)
-                times: list[tuple[float, float]] = []
+                times: list[tuple[float, ...]] = []
                 for _ in range(rounds):
-                    their_time, their_signature = theirs(count, calls)
-                    my_time, my_signature = mine(count, calls)
-                    if their_signature != my_signature:
+                    results = [run(count, calls) for run in contenders]
+                    if len({signature for _, signature in results}) > 1:
                         raise SystemExit(f"bench: the signatures of {count} values differ")
-                    times.append((their_time, my_time))
-                them, us = (min(column) * 1e9 / (calls * count) for column in zip(*times, strict=True))
-                print(f"{count:>10}  {threads:>7}  {them:>9.1f}  {us:>6.1f}  {them / us:>5.2f}")
+                    times.append(tuple(seconds for seconds, _ in results))
+                them, us, shared = (min(column) * 1e9 / (calls * count) for column in zip(*times, strict=True))
+                print(f"{count:>10}  {threads:>7}  {them:>9.1f}  {us:>6.1f}  {them / us:>5.2f}  {shared:>12.1f}")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,48 @@
 """One run of one contender: a fresh repository, each step timed, each checkout compared byte for byte.
 
-Before every timed command the disk is made quiet (`sync`) and what the command will read is read once, so that
-each command starts from the same state: nothing dirty, everything in the page cache.
+Every timed command starts from the same state: nothing dirty (`sync`), what it will read in the page cache, and the
+memory it will fill already in use a moment ago. The last matters in virtual machines: they give free memory back
+to their host, and getting it again costs more than everything that is measured here (docs/performance.md).
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from bench.cases import ADD, AGAIN, CHECKOUT, STATUS
 from bench.contenders import Contender, environment
-from bench.data import Built, digest
+from bench.data import MB, Built, digest
 
-_CHECKPOINT_TYPES = {"torch": "pytorch", "safetensors": "safetensors"}
+_CHECKPOINT_TYPES = {".pt": "pytorch", ".safetensors": "safetensors"}
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The seconds of each step, and the peak of the filter's resident memory in MiB (of long-running filters)."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkTree:
-    """A repository of one contender with a data set in it."""
+    """A repository of one contender with a data set in it; `peak` is where its filter's peak memory is written."""
 
     path: Path
+    built: Built
     environment: Mapping[str, str]
+    peak: Path
+    done: Run = field(default_factory=Run)
 
     def git(self, *arguments: str) -> None:
         """Run git; stop the bench with git's own words when it fails."""
@@ -36,13 +52,20 @@ class WorkTree:
         if done.returncode:
             raise SystemExit(f"bench: git {' '.join(arguments)} failed in {self.path}:\n{done.stderr.decode()[-3000:]}")
 
-    def timed(self, *arguments: str) -> float:
-        """Run git from a quiet, warm state and return the seconds it took."""
-        os.sync()
-        warm(self.path)
+    def timed(self, step: str, *arguments: str) -> None:
+        """Run git from a quiet, warm state and note what it took."""
+        self.peak.unlink(missing_ok=True)
+        # What a command fills: the page cache of what it writes, and what git holds of the largest file.
+        filled = 0 if step == STATUS else self.built.data.bytes + 2 * self.built.data.file_bytes
+        with memory_in_use(filled + 64 * MB):
+            os.sync()
+            warm(self.path)
+            warm(self.built.original)
         start = time.perf_counter()
         self.git(*arguments)
-        return time.perf_counter() - start
+        self.done.seconds[step] = time.perf_counter() - start
+        if self.peak.exists():
+            self.done.peaks[step] = int(self.peak.read_text()) / 1024
 
     def replace_files(self, source: Path) -> None:
         """Put hard links to the files of `source` into the work tree."""
@@ -51,10 +74,23 @@ class WorkTree:
             place.unlink(missing_ok=True)
             place.hardlink_to(file)
 
-    def remove_files(self, built: Built) -> None:
+    def remove_files(self) -> None:
         """Take the files of the data set out of the work tree."""
-        for name in built.digests:
+        for name in self.built.digests:
             (self.path / name).unlink()
+
+
+@contextmanager
+def memory_in_use(size: int) -> Iterator[None]:
+    """Hold `size` bytes of memory that were written to, at most an eighth of the machine's, in huge pages.
+
+    Huge, because the page cache takes its memory in large pieces: the small ones that lie about do not help it.
+    """
+    size = min(size, _MEMORY // 8) // mmap.PAGESIZE * mmap.PAGESIZE
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
+        held.madvise(mmap.MADV_HUGEPAGE)
+        held[:: mmap.PAGESIZE] = bytes(size // mmap.PAGESIZE)
+        yield
 
 
 def warm(folder: Path) -> None:
@@ -67,22 +103,22 @@ def warm(folder: Path) -> None:
                     pass
 
 
-def new_work_tree(contender: Contender, built: Built, scratch: Path, process: str | None) -> WorkTree:
+def new_work_tree(contender: Contender, built: Built, scratch: Path, tools: Path) -> WorkTree:
     """Make a repository with the contender's filter set up and the data set's files in place, not added yet."""
-    path = scratch / "repository"
+    path, home, peak = scratch / "repository", scratch / "home", scratch / "peak"
     shutil.rmtree(path, ignore_errors=True)
-    home = scratch / "home"
     home.mkdir(exist_ok=True)
-    tree = WorkTree(path, environment(contender, home, _CHECKPOINT_TYPES[built.data.format]))
     path.mkdir()
+    tree = WorkTree(path, built, environment(contender, home, _CHECKPOINT_TYPES[built.data.suffix]), peak)
     tree.git("init", "--quiet")
     # git-theta puts hooks into a repository; a commit here is no part of what is measured.
     tree.git("config", "core.hooksPath", os.devnull)
     tree.git("config", f"filter.{contender.filter}.required", "true")
     for key, value in contender.configuration.items():
         tree.git("config", key, value)
-    if process is not None:
-        tree.git("config", f"filter.{contender.filter}.process", process)
+    if contender.process is not None:
+        process = contender.process.format(originals=built.original)
+        tree.git("config", f"filter.{contender.filter}.process", f"{tools / 'peak'} {peak} {process}")
     (path / ".gitattributes").write_text(f"*{built.data.suffix} filter={contender.filter} -text\n", "utf-8")
     tree.git("add", ".gitattributes")
     tree.git("commit", "--quiet", "--message", "attributes")
@@ -90,58 +126,40 @@ def new_work_tree(contender: Contender, built: Built, scratch: Path, process: st
     return tree
 
 
-def run(contender: Contender, built: Built, steps: Collection[str], scratch: Path) -> dict[str, float]:
-    """Return the seconds of each step."""
-    process = contender.process.format(originals=built.original) if contender.process else None
-    tree = new_work_tree(contender, built, scratch, process)
-    return _steps(tree, contender, built, steps, lambda _, *command: tree.timed(*command))
+def run(contender: Contender, built: Built, steps: Collection[str], scratch: Path, tools: Path) -> Run:
+    """Add, check out, ask for the status, add again; where the data set asks for it, several times: the median."""
+    runs = [_run(contender, built, steps, scratch, tools) for _ in range(built.data.repeats)]
+    return Run(_medians([run.seconds for run in runs]), _medians([run.peaks for run in runs]))
 
 
-def peaks(contender: Contender, built: Built, steps: Collection[str], scratch: Path, tools: Path) -> dict[str, float]:
-    """Return the peak of the filter's resident memory in each step, in MB (only for long-running filters)."""
-    if contender.process is None:
-        return {}
-    found: dict[str, float] = {}
-    result = scratch / "peak"
-    process = f"{tools / 'peak'} {result} {contender.process.format(originals=built.original)}"
-    tree = new_work_tree(contender, built, scratch, process)
-
-    def measured(step: str, *command: str) -> float:
-        result.unlink(missing_ok=True)
-        tree.git(*command)
-        found[step] = int(result.read_text()) * 1024 / 1e6 if result.exists() else 0.0
-        return 0.0
-
-    _steps(tree, contender, built, steps, measured)
-    return found
-
-
-def _steps(
-    tree: WorkTree, contender: Contender, built: Built, steps: Collection[str], do: Callable[..., float]
-) -> dict[str, float]:
-    """Add, check out, ask for the status, add again; `do(step, *git arguments)` runs what counts."""
+def _run(contender: Contender, built: Built, steps: Collection[str], scratch: Path, tools: Path) -> Run:
+    tree = new_work_tree(contender, built, scratch, tools)
     steps = contender.steps.intersection(steps)
-    seconds = {ADD: do(ADD, "add", "--all")}
+    tree.timed(ADD, "add", "--all")
     tree.git("commit", "--quiet", "--message", "original")
     if CHECKOUT in steps:
-        tree.remove_files(built)
-        seconds[CHECKOUT] = do(CHECKOUT, "checkout", "--", ".")
+        tree.remove_files()
+        tree.timed(CHECKOUT, "checkout", "--", ".")
         (built.same_bytes if contender.same_bytes else built.same_values)(tree.path)
     if STATUS in steps:
         for name in built.digests:
             (tree.path / name).touch()
-        seconds[STATUS] = do(STATUS, "status", "--porcelain")
+        tree.timed(STATUS, "status", "--porcelain")
     if AGAIN in steps:
         tree.replace_files(built.changed)
-        seconds[AGAIN] = do(AGAIN, "add", "--all")
+        tree.timed(AGAIN, "add", "--all")
     shutil.rmtree(tree.path)
-    return seconds
+    return tree.done
 
 
-def hash_all(built: Built) -> dict[str, float]:
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {step: median(values[step] for values in runs) for step in runs[0]}
+
+
+def hash_all(built: Built) -> Run:
     """Return the seconds that hashing the data set with SHA-256 takes: the least that `git status` could cost."""
     warm(built.original)
     start = time.perf_counter()
     for name in built.digests:
         digest(built.original / name)
-    return {STATUS: time.perf_counter() - start}
+    return Run({STATUS: time.perf_counter() - start})

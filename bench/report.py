@@ -1,4 +1,4 @@
-"""What was measured, for people (tables) and for programs (JSON)."""
+"""What was measured, for people (tables) and for programs (a JSON document, which the documentation is made from)."""
 
 from __future__ import annotations
 
@@ -11,114 +11,185 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from bench.cases import Case, Target
+from bench.cases import FLOOR, Case, Target
+from bench.data import DataSet
+from bench.measure import Run
+
+Document = dict[str, Any]  # what JSON holds
 
 
 @dataclass(slots=True)
 class Result:
-    """The seconds of every counted run, by contender and step, in the order of the rounds; and the peaks in MB."""
+    """What every counted run took, in the order of the rounds: the seconds and the peaks, by series and step.
+
+    A series is a contender with one data set. `load` is the machine's load average before and after the case.
+    """
 
     case: Case
     seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    peaks: dict[str, dict[str, float]] = field(default_factory=dict)
+    peaks: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    load: list[float] = field(default_factory=list)
 
-    def add(self, contender: str, seconds: dict[str, float]) -> None:
+    def series(self, who: str, data: DataSet) -> str:
+        """Return the name of a contender's numbers with one of the case's data sets."""
+        return who if len(self.case.data) == 1 else f"{who}, {data.name}"
+
+    def add(self, series: str, run: Run) -> None:
         """Take in one run."""
-        for step, value in seconds.items():
-            self.seconds.setdefault(contender, {}).setdefault(step, []).append(value)
+        for table, found in ((self.seconds, run.seconds), (self.peaks, run.peaks)):
+            for step, value in found.items():
+                table.setdefault(series, {}).setdefault(step, []).append(value)
 
-    def ratios(self, target: Target) -> list[float]:
-        """Return `who` divided by `against`: round by round, or against the median where one ran less often."""
-        ours = self.seconds.get(target.who, {}).get(target.step, [])
-        theirs = self.seconds.get(target.against, {}).get(target.step, [])
-        if not ours or not theirs:
-            return []
-        if len(ours) != len(theirs):
-            theirs = [median(theirs)] * len(ours)
-        return [a / b for a, b in zip(ours, theirs, strict=True)]
+    def noise(self) -> dict[str, float]:
+        """Return how far the floor's runs of each step lie apart: largest less smallest, divided by the median."""
+        steps = self.seconds.get(self.series(FLOOR, self.case.data[-1]), {})
+        return {step: (max(values) - min(values)) / median(values) for step, values in steps.items()}
+
+    def values(self, target: Target) -> list[float]:
+        """Return the number that `target` is about, round by round; empty where it was not measured."""
+        match target.kind:
+            case "peak":
+                return self.peaks.get(target.who, {}).get(target.step, [])
+            case "growth":
+                rounds = zip(*(self._seconds(target.who, target.step, data) for data in self.case.data), strict=True)
+                return [self._growth(seconds) for seconds in rounds]
+            case "ratio" | "more":
+                ours, theirs = (
+                    self._seconds(who, target.step, self.case.data[0]) for who in (target.who, target.against)
+                )
+                if len(theirs) != len(ours):  # git-theta runs once
+                    theirs = [median(theirs)] * len(ours) if theirs else []
+                pairs = zip(ours, theirs, strict=bool(theirs))
+                return [a / b if target.kind == "ratio" else a - b for a, b in pairs]
+
+    def _seconds(self, who: str, step: str, data: DataSet) -> list[float]:
+        return self.seconds.get(self.series(who, data), {}).get(step, [])
+
+    def _growth(self, seconds: tuple[float, ...]) -> float:
+        """Return the last data set's seconds per byte, divided by the second's; the first's are start-up."""
+        small, large = ((seconds[index] - seconds[0]) / self.case.data[index].bytes for index in (1, len(seconds) - 1))
+        return large / small if small > 0 else float("inf")
+
+    def title(self, target: Target) -> str:
+        """Return what the number is, in words."""
+        match target.kind:
+            case "ratio":
+                return f"{target.step}: {target.who} / {target.against}"
+            case "more":
+                return f"{target.step}: {target.who} less {target.against}, seconds"
+            case "growth":
+                return (
+                    f"{target.step}: {target.who}, time per byte, {self.case.data[-1].name} / {self.case.data[1].name}"
+                )
+            case "peak":
+                return f"{target.step}: {target.who}, peak MiB"
+
+    def document(self) -> Document:
+        """Return everything as JSON holds it."""
+        return {
+            "name": self.case.name,
+            "data": self.case.data[-1].name,
+            "steps": self.case.steps,
+            "bytes": {data.name: data.bytes for data in self.case.data},
+            "load_average": self.load,
+            "noise": self.noise(),
+            "absent": self.absent,
+            "seconds": self.seconds,
+            "peak_mebibytes": self.peaks,
+            "targets": [
+                {
+                    "title": self.title(target),
+                    "kind": target.kind,
+                    "against": target.against,
+                    "must": target.must,
+                    "aim": target.aim,
+                    "values": self.values(target),
+                }
+                for target in self.case.targets
+            ],
+        }
 
 
-def text(result: Result) -> Iterator[str]:
-    """Yield the lines of a case's table."""
-    case = result.case
-    yield f"== {case.name}: {case.data.name} ({case.data.bytes / 1e6:.0f} MB)"
-    yield "   seconds: median (min .. max); contenders in turn; warm page cache"
-    yield "   " + f"{'':26}{'runs':>4}" + "".join(f"{step:>24}" for step in case.steps)
-    for name, steps in result.seconds.items():
-        runs = max(len(values) for values in steps.values())
-        cells = (_spread(steps[step]) if step in steps else "-" for step in case.steps)
-        yield f"   {name:26}{runs:>4}" + "".join(f"{cell:>24}" for cell in cells)
-    for name, reason in result.absent.items():
-        yield f"   {name:26}did not take part: {reason}"
-    if result.peaks:
-        yield "   peak memory of the filter, MB (mapped files count)"
-        for name, peaks in result.peaks.items():
-            cells = (f"{peaks[step]:.0f}" if peaks.get(step) else "-" for step in case.steps)
-            yield f"   {name:26}{'':>4}" + "".join(f"{cell:>24}" for cell in cells)
-    for target in case.targets:
-        ratios = result.ratios(target)
-        label = f"{target.step}: {target.who} / {target.against}"
-        if not ratios:
-            yield f"   {label:52} not measured"
-            continue
-        verdict = ""
-        if target.at_most is not None:
-            verdict = f"   at most {target.at_most:.3g}: {'reached' if median(ratios) <= target.at_most else 'MISSED'}"
-        yield f"   {label:52} {_spread(ratios, 3):>24}{verdict}"
+def text(case: Document) -> Iterator[str]:
+    """Yield the lines of a case's tables."""
+    sizes = ", ".join(f"{name} ({size / 1e6:.4g} MB)" for name, size in case["bytes"].items())
+    yield f"== {case['name']}: {sizes}"
+    noise = ", ".join(f"{step} {value:.0%}" for step, value in case["noise"].items())
+    load = " .. ".join(f"{value:.1f}" for value in case["load_average"])
+    yield f"   load {load}; runs of the floor lie apart by: {noise or 'not measured'}"
+    width = max(map(len, (*case["seconds"], *case["absent"])), default=0) + 2
+    for unit, table in (("seconds", case["seconds"]), ("the filter's peak, MiB", case["peak_mebibytes"])):
+        yield f"   {unit + ': median (min .. max)':{width}}"
+        yield "   " + " " * width + "runs" + "".join(f"{step:>24}" for step in case["steps"])
+        for series, steps in table.items():
+            runs = max(map(len, steps.values()))
+            cells = (spread(steps.get(step, [])) for step in case["steps"])
+            yield f"   {series:{width}}{runs:>4}" + "".join(f"{cell:>24}" for cell in cells)
+    for name, reason in case["absent"].items():
+        yield f"   {name:{width}}did not take part: {reason}"
+    for target in case["targets"]:
+        yield f"   {target['title']:64} {spread(target['values']):>24}   {verdict(target)}".rstrip()
 
 
-def store(results: list[Result], folder: Path) -> Path:
-    """Write everything as one JSON file below `folder` and return its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    path = folder / f"{moment}.json"
-    document = {
-        "time": moment,
+def verdict(target: Document) -> str:
+    """Return whether the median reaches what it must, and what it is meant to become."""
+    values = target["values"]
+    found = [
+        f"{word} {number(target[word])} {'reached' if median(values) <= target[word] else 'missed'}"
+        for word in ("must", "aim")
+        if values and target[word] is not None
+    ]
+    return ", ".join(found)
+
+
+def spread(values: list[float]) -> str:
+    """Return the median, and where the values lie."""
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return number(values[0])
+    return f"{number(median(values))} ({number(min(values))} .. {number(max(values))})"
+
+
+def number(value: float) -> str:
+    """Return three digits of a number."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def document(results: list[Result], moment: time.struct_time, started: float) -> Document:
+    """Return the whole run as JSON holds it; `started` is in seconds of the monotonic clock."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", moment),
+        "minutes": round((time.monotonic() - started) / 60, 1),
         "machine": _machine(),
-        "cases": [
-            {
-                "name": result.case.name,
-                "data": result.case.data.name,
-                "bytes": result.case.data.bytes,
-                "seconds": result.seconds,
-                "peak_megabytes": result.peaks,
-                "absent": result.absent,
-                "ratios": [
-                    {
-                        "step": target.step,
-                        "who": target.who,
-                        "against": target.against,
-                        "at_most": target.at_most,
-                        "seen": result.ratios(target),
-                    }
-                    for target in result.case.targets
-                ],
-            }
-            for result in results
-        ],
+        "cases": [result.document() for result in results],
     }
+
+
+def store(document: Document, folder: Path) -> Path:
+    """Write the document as a file below `folder` and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{document['time'].replace('-', '').replace(':', '')}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     return path
 
 
-def _spread(values: list[float], digits: int = 2) -> str:
-    return f"{median(values):.{digits}f} ({min(values):.{digits}f} .. {max(values):.{digits}f})"
-
-
 def _machine() -> dict[str, object]:
     def said(*command: str) -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+        return done.stdout.strip()
 
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": platform.machine(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
         "git": said("git", "version"),
-        "git_lfs": said("git", "lfs", "version"),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-        "commit": said("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"),
+        "git_lfs": said("git", "lfs", "version").partition(" ")[0],
+        "commit": said("git", "rev-parse", "HEAD"),
+        "uncommitted": said("git", "status", "--porcelain") != "",
     }

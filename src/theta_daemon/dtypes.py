@@ -6,16 +6,16 @@ A dtype is a name and a number of bits: no framework and no numpy is needed to c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
 
 from theta_daemon.errors import CheckpointError
+from theta_daemon.frozen import Frozen
 
 MAX_BYTES = 1 << 62  # far above any file; keeps hostile shapes from growing Python integers
 MAX_RANK = 64
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(Frozen):
     """One element type.
 
     `bits` per element (sub-byte types pack); `zarr` is the zarr v2 data type it is stored as, or None
@@ -76,6 +76,7 @@ def count(shape: tuple[int, ...]) -> int:
     return total
 
 
+@lru_cache(maxsize=1024)  # asked five times for each of thousands of groups, which have a dozen forms
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Return the bytes that a tensor of `dtype` and `shape` fills.
 

@@ -1,16 +1,18 @@
 """Files that exist whole or not at all.
 
-A file is written under a temporary name in a directory of the same file system, filled, flushed if asked for,
-and only then given its real name. Giving the name is the sole commit point:
+A file is written without a name, or under a temporary one, in a directory of the same file system, filled, flushed
+if asked for, and only then given its real name. Giving the name is the sole commit point:
 
-    1. create `<temporary>/theta-<pid>-<random>.tmp`, locked
+    1. create a file without a name (O_TMPFILE) in `temporary`; where that cannot be, or where an existing file is to
+       be replaced, or with `fsync`, create `<temporary>/theta-<pid>-<random>.tmp`, locked
     2. write every piece
     3. fsync the file                     (only with `fsync`)
     4. link or rename it to the target
     5. fsync the target's directory       (only with `fsync`)
 
-A crash before 4 leaves a temporary file that nobody reads and that `sweep` removes; a crash after 4 leaves the
-whole file. An exception at any step (no space left, Ctrl-C) removes the temporary file before it goes on.
+A crash before 4 leaves nothing of a file without a name, and of another a temporary file that nobody reads and that
+`sweep` removes; a crash after 4 leaves the whole file. An exception at any step (no space left, Ctrl-C) removes the
+temporary file before it goes on.
 
 Guaranteed, as far as the kernel keeps its own promises:
 
@@ -36,7 +38,6 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 import stat
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -51,12 +52,18 @@ STALE_SECONDS = 3600
 COPY_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"theta-([0-9]{1,10})-[0-9a-f]{16}\.tmp")
 
+# Small pieces are written together: each call costs more than copying them. (IOV_MAX is 1024.)
+_TOGETHER_BYTES = 1 << 16
+_TOGETHER_PIECES = 256
+
+_UNNAMED = os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_TMPFILE", 0)  # without O_TMPFILE no directory can be opened so
+
 
 def write(
-    target: Path,
+    target: Path | str,
     pieces: Iterable[bytes | memoryview],
     *,
-    temporary: Path,
+    temporary: Path | str,
     replace: bool = True,
     fsync: bool = False,
     mode: int | None = None,
@@ -67,28 +74,31 @@ def write(
     Without `replace` a target that exists stays as it is, and of several concurrent writers the first wins.
     `mode` are the permission bits; None leaves them to the umask.
 
+    `pieces` is iterated once; no more than two, and 64 KiB of small ones, are held at a time. They must not change
+    before `write` returns.
+
     Raises OSError, with the target untouched and the temporary file removed.
     """
-    with _temporary_file(temporary, mode) as (path, lock):
-        # Network file systems report failed writes no earlier than at close, so close before publishing;
-        # the other descriptor keeps the lock.
-        descriptor = os.dup(lock)
-        try:
-            _fill(descriptor, pieces)
-            if mode is not None:
-                os.fchmod(descriptor, mode)
-            if fsync:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        _in_directory(target.parent, lambda: _publish(path, target, replace=replace), fsync=fsync, mode=mode)
+    target, temporary = os.fspath(target), os.fspath(temporary)
+    if not (replace or fsync):  # only a rename replaces; and Btrfs need not flush what has no name
+        descriptor = _open_unnamed(temporary)
+        if descriptor is not None:
+            try:
+                _fill(descriptor, pieces, fsync=False, mode=mode)
+                if not _name(descriptor, target, mode=mode):
+                    pieces = _blocks(descriptor)
+                    _write_named(target, pieces, temporary, replace=False, fsync=False, mode=mode)
+            finally:
+                os.close(descriptor)
+            return
+    _write_named(target, pieces, temporary, replace=replace, fsync=fsync, mode=mode)
 
 
 def link(
-    source: Path,
-    target: Path,
+    source: Path | str,
+    target: Path | str,
     *,
-    temporary: Path,
+    temporary: Path | str,
     replace: bool = False,
     fsync: bool = False,
     mode: int | None = None,
@@ -101,10 +111,12 @@ def link(
 
     Raises OSError; FileNotFoundError where `source` does not exist.
     """
+    source, target = os.fspath(source), os.fspath(target)
     if replace:
-        target.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target)
     try:
-        _in_directory(target.parent, lambda: os.link(source, target), fsync=False, mode=mode)
+        _in_directory(target, lambda: os.link(source, target), fsync=False, mode=mode)
     except FileExistsError:
         return
     except FileNotFoundError:
@@ -113,7 +125,7 @@ def link(
         write(target, _blocks(source), temporary=temporary, replace=False, fsync=fsync, mode=mode)
 
 
-def sweep(directory: Path) -> int:
+def sweep(directory: Path | str) -> int:
     """Remove what killed writers left in `directory`; return the number of files removed.
 
     Only names that `write` gives are touched, and of those only the files of writers that are gone. Never raises:
@@ -128,19 +140,58 @@ def sweep(directory: Path) -> int:
         match = _TEMPORARY.fullmatch(name)
         if match is None:
             continue
-        path = directory / name
+        path = os.path.join(directory, name)
         with contextlib.suppress(OSError):
             if _is_stale(path, int(match[1])):
-                path.unlink()
+                os.unlink(path)
                 removed += 1
     return removed
 
 
+def _open_unnamed(directory: str) -> int | None:
+    try:
+        return os.open(directory, _UNNAMED, 0o666)
+    except OSError:
+        # Not made yet, not possible here, or no room: the other way works, or meets the same error and raises it.
+        return None
+
+
+def _name(descriptor: int, target: str, *, mode: int | None) -> bool:
+    """Give a file that has none the name `target`, unless that exists; tell whether it is there."""
+
+    def give() -> None:
+        # Only with a descriptor for a directory, though an absolute path needs none, does os.link follow a symbolic
+        # link on Linux, as this one must be.
+        os.link(f"/proc/self/fd/{descriptor}", target, src_dir_fd=descriptor, follow_symlinks=True)
+
+    try:
+        _in_directory(target, give, fsync=False, mode=mode)
+    except FileExistsError:
+        return True
+    except OSError:
+        return False  # no /proc, no hard links here, no room: the other way works, or tells
+    return True
+
+
+def _write_named(
+    target: str,
+    pieces: Iterable[bytes | memoryview],
+    temporary: str,
+    *,
+    replace: bool,
+    fsync: bool,
+    mode: int | None,
+) -> None:
+    with _temporary_file(temporary, mode) as (path, lock):
+        _fill(lock, pieces, fsync=fsync, mode=mode)
+        _in_directory(target, lambda: _publish(path, target, replace=replace), fsync=fsync, mode=mode)
+
+
 @contextlib.contextmanager
-def _temporary_file(directory: Path, mode: int | None) -> Iterator[tuple[Path, int]]:
-    path = directory / f"theta-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+def _temporary_file(directory: str, mode: int | None) -> Iterator[tuple[str, int]]:
+    path = os.path.join(directory, f"theta-{os.getpid()}-{os.urandom(8).hex()}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    lock = _in_directory(directory, lambda: os.open(path, flags, 0o666), fsync=False, mode=mode)
+    lock = _in_directory(path, lambda: os.open(path, flags, 0o666), fsync=False, mode=mode)
     try:
         # Where there are no locks, `sweep` finds none either and goes by age.
         with contextlib.suppress(OSError):
@@ -148,18 +199,43 @@ def _temporary_file(directory: Path, mode: int | None) -> Iterator[tuple[Path, i
         yield path, lock
     finally:
         with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+            os.unlink(path)
         os.close(lock)
 
 
-def _fill(descriptor: int, pieces: Iterable[bytes | memoryview]) -> None:
-    for piece in pieces:
-        view = memoryview(piece).cast("B")
-        while view:
-            view = view[os.write(descriptor, view) :]
+def _fill(file: int, pieces: Iterable[bytes | memoryview], *, fsync: bool, mode: int | None) -> None:
+    # Network file systems report failed writes no earlier than at close, so close before publishing;
+    # the other descriptor keeps the file, and its lock.
+    descriptor = os.dup(file)
+    try:
+        together: list[memoryview] = []
+        size = 0
+        for piece in pieces:
+            view = memoryview(piece).cast("B")
+            together.append(view)
+            size += len(view)
+            if size >= _TOGETHER_BYTES or len(together) == _TOGETHER_PIECES:
+                _write_all(descriptor, together)
+                together, size = [], 0
+        _write_all(descriptor, together)
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+        if fsync:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def _publish(path: Path, target: Path, *, replace: bool) -> None:
+def _write_all(descriptor: int, views: list[memoryview]) -> None:
+    written = os.writev(descriptor, views)
+    for view in views:
+        rest = view[written:]
+        written = max(written - len(view), 0)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+
+def _publish(path: str, target: str, *, replace: bool) -> None:
     if not replace:
         # A rename would replace what another writer has just published, and so part it from its other names.
         try:
@@ -172,36 +248,51 @@ def _publish(path: Path, target: Path, *, replace: bool) -> None:
             pass  # no hard links here: a rename is atomic too, only that the last writer wins
         else:
             return
-    path.replace(target)
+    os.replace(path, target)
 
 
-def _in_directory(directory: Path, action: Callable[[], _T], *, fsync: bool, mode: int | None) -> _T:
-    """Run `action`, which makes a name in `directory`; make the directory only if that turns out to be needed."""
+def _in_directory(path: str, action: Callable[[], _T], *, fsync: bool, mode: int | None) -> _T:
+    """Run `action`, which makes the name `path`; make its directory only if that turns out to be needed."""
     try:
         result = action()
     except FileNotFoundError:
-        _make_directories(directory, fsync=fsync, mode=mode)
+        _make_directories(_parent(path), fsync=fsync, mode=mode)
         result = action()
     if fsync:
-        _flush(directory)
+        _flush(_parent(path))
     return result
 
 
-def _make_directories(directory: Path, *, fsync: bool, mode: int | None) -> None:
-    missing = []
-    while not directory.is_dir():
-        missing.append(directory)
-        directory = directory.parent
-    for path in reversed(missing):
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-            if mode is not None:
-                path.chmod(mode | (mode & 0o444) >> 2)  # who may read files may search directories
-        if fsync:
-            _flush(path.parent)
+def _make_directories(directory: str, *, fsync: bool, mode: int | None) -> None:
+    missing = [directory]
+    while not _make_directory(missing[-1], fsync=fsync, mode=mode):
+        missing.append(_parent(missing[-1]))
+    for path in reversed(missing[:-1]):
+        if not _make_directory(path, fsync=fsync, mode=mode):
+            return  # somebody removes them meanwhile; what needs them will say so
 
 
-def _flush(directory: Path) -> None:
+def _make_directory(path: str, *, fsync: bool, mode: int | None) -> bool:
+    """Tell whether there is something at `path` now; if not, its parent is missing too."""
+    try:
+        os.mkdir(path)
+    except FileNotFoundError:
+        return False
+    except FileExistsError:
+        pass
+    else:
+        if mode is not None:
+            os.chmod(path, mode | (mode & 0o444) >> 2)  # who may read files may search directories
+    if fsync:
+        _flush(_parent(path))
+    return True
+
+
+def _parent(path: str) -> str:
+    return os.path.dirname(path) or "."
+
+
+def _flush(directory: str) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -209,13 +300,15 @@ def _flush(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _blocks(source: Path) -> Iterator[bytes]:
-    with source.open("rb", buffering=0) as file:
+def _blocks(source: str | int) -> Iterator[bytes]:
+    """Yield the bytes of a file, or of an open one from its beginning."""
+    with open(source, "rb", buffering=0, closefd=isinstance(source, str)) as file:
+        file.seek(0)
         while block := file.read(COPY_BYTES):
             yield block
 
 
-def _is_stale(path: Path, pid: int) -> bool:
+def _is_stale(path: str, pid: int) -> bool:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)

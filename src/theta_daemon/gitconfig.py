@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from theta_daemon.errors import RepositoryError, printable
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +23,7 @@ _FALSE = {"false", "no", "off", ""}
 _SCALE = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(Frozen):
     """One value and where it stands; `text` is None for a key without "="."""
 
     text: str | None

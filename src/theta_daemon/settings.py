@@ -7,7 +7,6 @@ includes and `git -c` mean here what they mean to git. A value that cannot be un
 it and the place where it stands; keys of ours that are not known are ignored, as git ignores keys of newer versions.
 
 Environment read here:
-    THETA_TRACE                        where to say what is done: as it stands, for trace.py
     GIT_THETA_CHECKPOINT_TYPE          git-theta's name of the format of files that have no layout; see below
     GIT_INDEX_FILE                     by way of `git rev-parse --git-path index`
     GIT_ALTERNATE_OBJECT_DIRECTORIES   as git reads it
@@ -20,13 +19,13 @@ theta.checkpointType (before the variable GIT_THETA_CHECKPOINT_TYPE), lfs.storag
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from theta_daemon import alternates, gitcmd, gitconfig, machine
 from theta_daemon.errors import RepositoryError, UnsupportedError
+from theta_daemon.frozen import Frozen
 from theta_daemon.gitconfig import Config, Value
 
 if TYPE_CHECKING:
@@ -56,8 +55,7 @@ _NOT_FOR_CHILDREN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Frozen):
     """Everything that depends on the environment, the directory, and git's configuration.
 
     All paths are absolute. `directory` is where child git processes run, with `child_environment` and nothing else.
@@ -65,7 +63,7 @@ class Settings:
     `memory_limit` is in bytes, and so is `cache_size`, which is a part of it: at most half, and 0 for no cache.
     `fsync` tells whether git would flush a loose object to disk before it is there.
     `checkpoint_type` is a name of git-theta's, and `compression` the name of a codec, each known here or not, and
-    where it stands. `trace` is what `open_trace` reads.
+    where it stands.
     """
 
     directory: Path
@@ -82,7 +80,6 @@ class Settings:
     workers: int
     memory_limit: int
     cache_size: int
-    trace: str | None
     child_environment: Mapping[str, str]
 
     @property
@@ -153,7 +150,6 @@ class PendingSettings:
             workers=config.parsed("theta.workers", _workers, machine.usable_cores),
             memory_limit=memory_limit,
             cache_size=min(config.parsed("theta.cacheSize", _cache, lambda: memory_limit // 4), memory_limit // 2),
-            trace=self._environ.get("THETA_TRACE"),
             child_environment=self._child_environment,
         )
 

@@ -44,7 +44,7 @@ def test_the_kernel_cuts_a_write_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
-@pytest.mark.parametrize("call", ["write", "open", "mkdir", "link"])
+@pytest.mark.parametrize("call", ["writev", "open", "mkdir", "link"])
 def test_calls_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
     store = ObjectStore(tmp_path / "lfs" / "objects", tmp_path / "theta" / "objects", tmp_path / "theta" / "tmp")
     before = store.write([b"before"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -52,12 +52,13 @@ NOT_SENT_BY_GIT = {
     "lengths-in-either-case",
     "lines-without-lf",
     "list-without-delay",
+    "delay-not-offered",
     "unknown-keys",
     "unknown-commands",
 }
 SENT_BY_GIT = [name for name, loaded in TRANSCRIPTS.items() if loaded.exit_code == 0 and name not in NOT_SENT_BY_GIT]
-# The daemon itself delays nothing and aborts nothing; everything else it must do as the transcripts say.
-SERVED = [name for name in TRANSCRIPTS if name not in ("abort", "late-abort", "delay")]
+# The daemon itself aborts nothing; everything else it must do as the transcripts say.
+SERVED = [name for name in TRANSCRIPTS if name not in ("abort", "late-abort")]
 
 
 def cut(data: bytes, size: int) -> list[bytes]:
@@ -196,8 +197,8 @@ def taken(end: Endpoint) -> bytes:
     return b"".join(end.data_to_send())
 
 
-def question(turn: Turn) -> list[Request | ListAvailable | Content | ContentEnd]:
-    """Return git's turn as events."""
+def question(turn: Turn, *, delay: bool = True) -> list[Request | ListAvailable | Content | ContentEnd]:
+    """Return git's turn as events; without `delay`, nothing can be delayed whatever git says."""
     if not (lists := turn.lists()):
         return []  # the end
     pairs = dict(line.removesuffix(b"\n").split(b"=", 1) for line in lists[0] if b"=" in line)
@@ -210,7 +211,7 @@ def question(turn: Turn) -> list[Request | ListAvailable | Content | ContentEnd]
         text[b"ref"],
         text[b"treeish"],
         text[b"blob"],
-        pairs.get(b"can-delay") == b"1",
+        delay and pairs.get(b"can-delay") == b"1",
     )
     if len(lists) == 1:
         return [request]
@@ -235,7 +236,8 @@ def answer(turn: Turn) -> list[Reply]:
 
 
 def said_by_git(loaded: Transcript) -> list[object]:
-    return [event for turn in loaded.turns[4:] if turn.from_git for event in merged(question(turn))]
+    delay = b"capability=delay\n" in loaded.from_filter
+    return [event for turn in loaded.turns[4:] if turn.from_git for event in merged(question(turn, delay=delay))]
 
 
 def merged(events: Iterable[object]) -> list[object]:
@@ -254,14 +256,19 @@ class ScriptedChannel(Channel):
 
     def __init__(self, loaded: Transcript, size: int) -> None:
         self._loaded = loaded
-        self._parts = iter(cut(loaded.from_git, size))
+        self._size = size
         self._fed = 0
+        self._buffer = memoryview(bytearray(size))
         self.written = bytearray()
 
-    def read(self) -> memoryview:
-        part = next(self._parts, b"")
+    def scatter(self, views: Sequence[memoryview]) -> int:
+        part = memoryview(self._loaded.from_git)[self._fed :][: min(self._size, sum(map(len, views)))]
         self._fed += len(part)
-        return memoryview(bytearray(part))
+        left = part
+        for view in views:
+            view[: len(left)] = left[: len(view)]
+            left = left[len(view) :]
+        return len(part)
 
     def write(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
         self.written += b"".join(pieces)
@@ -271,23 +278,60 @@ class ScriptedChannel(Channel):
 class Rot13:
     """The example filter of protocol/filter-process.md."""
 
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, bytes] = {}
+        self._offered: dict[bytes, bytes] = {}
+
     def clean(self, path: bytes, content: Readable) -> Iterator[bytes]:
-        buffer = bytearray(8192)
-        whole = b""
-        while count := content.readinto(memoryview(buffer)):
-            whole += buffer[:count]
-        if path.endswith(b".error"):
-            raise CheckpointError("fails as it should")
-        turned = codecs.encode(whole.decode("ascii"), "rot13").encode("ascii")
-        if path.endswith(b".late"):
-            yield turned[:5]
-            raise CheckpointError("fails late, as it should")
-        yield turned
+        return turned(path, read_all(content))
 
     def smudge(
-        self, path: bytes, content: Readable, *, ref: str | None, treeish: str | None, blob: str | None
-    ) -> Iterator[bytes]:
-        return self.clean(path, content)
+        self,
+        path: bytes,
+        content: Readable,
+        *,
+        ref: str | None,
+        treeish: str | None,
+        blob: str | None,
+        can_delay: bool,
+    ) -> Iterator[bytes] | None:
+        whole = read_all(content)
+        self._waiting.pop(path, None)
+        offered = self._offered.pop(path, b"")
+        if can_delay and path.startswith(b"later/"):
+            self._waiting[path] = whole
+            return None
+        return turned(path, whole or offered)
+
+    def available(self) -> list[bytes]:
+        first = min(map(turn_of, self._waiting), default=0)
+        paths = sorted(path for path in self._waiting if turn_of(path) == first)
+        for path in paths:
+            self._offered[path] = self._waiting.pop(path)
+        return paths
 
     def close(self) -> None:
         raise AssertionError("whoever made the handlers closes them")
+
+
+def turn_of(path: bytes) -> int:
+    """Return in which of the lists a path stands: what fails comes last."""
+    return 2 if path.endswith(b".error") else int(path.startswith(b"later/still/"))
+
+
+def read_all(content: Readable) -> bytes:
+    buffer = bytearray(8192)
+    whole = b""
+    while count := content.readinto(memoryview(buffer)):
+        whole += buffer[:count]
+    return whole
+
+
+def turned(path: bytes, whole: bytes) -> Iterator[bytes]:
+    if path.endswith(b".error"):
+        raise CheckpointError("fails as it should")
+    answer = codecs.encode(whole.decode("ascii"), "rot13").encode("ascii")
+    if path.endswith(b".late"):
+        yield answer[:5]
+        raise CheckpointError("fails late, as it should")
+    yield answer

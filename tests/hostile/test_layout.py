@@ -12,7 +12,8 @@ import pytest
 
 from tests.unit.formats.test_layout import GOOD
 from theta_daemon.errors import LayoutError
-from theta_daemon.formats.layout_codec import MAX_ITEMS, decode, encode
+from theta_daemon.formats.layout_codec import decode, encode
+from theta_daemon.formats.layout_items import MAX_ITEMS
 
 ITEMS = msgpack.unpackb(encode(GOOD))
 

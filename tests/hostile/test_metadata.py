@@ -159,3 +159,22 @@ def test_keys_from_deep_checkpoints_stay_readable() -> None:
     assigned = names.assign([["d"] * depth for depth in (1, 31, 32, 33, 255, 256, 257, 100_000)])
     metadata = Metadata(dict.fromkeys(assigned, ENTRY), None)
     assert text.parse(text.serialize(metadata)) == metadata
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        '{"tensor_metadata": {',
+        '{ \n"tensor_metadata": {' + " " * 50,
+        '{"tensor_metadata": {"shape": "(1,)", "dtype": "x", "hash": [' + "0, " * 20,
+        ENTRY_TEXT[:-1],
+        ENTRY_TEXT.replace('"a', '"b', 1),
+        "{" + " " * 200,
+    ],
+)
+def test_what_nearly_is_an_entry_is_looked_at_once(piece: str) -> None:
+    data = ("{" + piece * (8_000_000 // len(piece))).encode()
+    started = time.process_time()
+    with pytest.raises(MetadataError):
+        text.parse(data)
+    assert time.process_time() - started < 4

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import NoReturn
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theta_daemon.errors import MetadataError, UnsupportedError
+from theta_daemon.errors import MetadataError, ThetaError, UnsupportedError
 from theta_daemon.metadata import names, text
 from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry, FileEntry, Metadata, ObjectRef, Update
 
@@ -77,16 +79,34 @@ def test_serialize_does_not_depend_on_the_order_of_the_entries(value: Metadata) 
     assert text.serialize(backwards) == text.serialize(value)
 
 
-@given(metadata(), st.data())
-def test_damaged_metadata_is_refused_or_means_what_it_says(value: Metadata, data: st.DataObject) -> None:
-    """A flipped, lost or repeated piece is either an error of ours, or metadata that survives another round."""
-    good = text.serialize(value)
-    start = data.draw(st.integers(0, len(good)))
-    end = data.draw(st.integers(start, min(len(good), start + 40)))
-    put = data.draw(
-        st.one_of(st.binary(max_size=3), st.just(good[start:end] * 2), st.sampled_from([b"{}", b"[]", b"null", b"0"]))
-    )
-    damaged = good[:start] + put + good[end:]
+@st.composite
+def _damaged(draw: st.DrawFn) -> bytes:
+    """Draw metadata of which a piece was flipped, lost, repeated or spelled in another way."""
+    good = text.serialize(draw(metadata()))
+    start = draw(st.integers(0, len(good)))
+    end = draw(st.integers(start, min(len(good), start + 40)))
+    kept = good[start:end]
+    other = [
+        b"{}",
+        b"[]",
+        b"null",
+        b"0",
+        b"NaN",
+        b"{",
+        b"}",
+        b'"',
+        b'": {',
+        b"\\u0030",
+        b" \r\n\t",
+        kept.replace(b" ", b""),
+    ]
+    put = draw(st.one_of(st.binary(max_size=3), st.just(kept * 2), st.sampled_from(other)))
+    return good[:start] + put + good[end:]
+
+
+@given(_damaged())
+def test_damaged_metadata_is_refused_or_means_what_it_says(damaged: bytes) -> None:
+    """It is either an error of ours, or metadata that survives another round."""
     try:
         parsed = text.parse(damaged)
     except (MetadataError, UnsupportedError):
@@ -124,3 +144,46 @@ def test_any_json_is_parsed_or_refused(tree: object) -> None:
 def test_any_bytes_have_a_kind(data: bytes) -> None:
     assert text.kind(data) in text.Kind
     assert text.kind(b"{" + data) in text.Kind
+
+
+def _said(data: bytes) -> object:
+    """Return what `parse` says of `data`: a value, with the order of its entries, or the error."""
+    try:
+        parsed = text.parse(data)
+    except ThetaError as error:
+        return type(error), str(error)
+    return parsed, list(parsed.entries)
+
+
+def _refuse(_text: str) -> NoReturn:
+    raise ValueError("nothing is lifted")
+
+
+@given(st.one_of(metadata().map(text.serialize), _damaged()), st.sampled_from([0, 1, 2]))
+def test_the_short_way_and_the_long_way_say_the_same(data: bytes, spelling: int) -> None:
+    if spelling:
+        try:
+            tree = json.loads(data)
+        except ValueError:
+            tree = None
+        data = json.dumps(tree, indent=None if spelling == 1 else "\t", separators=(",", ": ")).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "lift", _refuse)
+        long = _said(data)
+    assert _said(data) == long
+
+
+@given(st.one_of(metadata().map(text.serialize), _damaged(), st.binary(max_size=200)))
+def test_read_is_kind_and_parse(data: bytes) -> None:
+    kind = text.kind(data)
+    if kind is not text.Kind.METADATA:
+        assert text.read(data) is kind
+        return
+    try:
+        parsed = text.parse(data)
+    except ThetaError as error:
+        with pytest.raises(type(error)) as caught:
+            text.read(data)
+        assert str(caught.value) == str(error)
+        return
+    assert text.read(data) == parsed

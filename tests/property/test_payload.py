@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support import tensorstore_payload
 from theta_daemon import dtypes
+from theta_daemon.errors import CorruptObject, UnsupportedError
 from theta_daemon.store import payload
 from theta_daemon.store.codec import Codec
 
@@ -54,8 +56,46 @@ def test_what_goes_in_comes_out(value: tuple[str, tuple[int, ...], bytes], codec
     payload.decode_into(memoryview(data), dtype, shape, memoryview(out))
     assert out == raw
     opened = payload.open_payload(memoryview(data), dtype, shape)
-    assert opened.raw is None or opened.raw == raw
+    assert opened.raw is None or opened.raw == raw == data[opened.raw_start : opened.raw_start + len(raw)]
+    assert all(chunk.piece == data[chunk.place] for chunk in opened.chunks)
+    plan = payload.chunk_plan(dtype, shape, codec)
+    heads = payload.heads(plan, [len(chunk.piece) for chunk in opened.chunks])
+    parts = zip(heads, (chunk.piece for chunk in opened.chunks), strict=True)
+    assert (b"".join(itertools.chain.from_iterable(parts)) or plan.head) == data
     assert tensorstore_payload.read(data).tobytes() == raw
+
+
+def found_by(
+    reader: Callable[[memoryview, str, tuple[int, ...]], payload.DensePayload],
+    data: bytes,
+    dtype: str,
+    shape: tuple[int, ...],
+) -> object:
+    try:
+        return reader(memoryview(data), dtype, shape)
+    except (CorruptObject, UnsupportedError) as error:
+        return str(error)
+
+
+@given(values(), CODECS, st.data())
+def test_what_is_known_of_a_shape_changes_nothing(
+    value: tuple[str, tuple[int, ...], bytes], codec: Codec, data: st.DataObject
+) -> None:
+    dtype, shape, raw = value
+    good = b"".join(payload.encode(memoryview(raw), dtype, shape, codec))
+    first, second = (payload.open_payload(memoryview(good), dtype, shape) for _ in range(2))
+    assert first == second
+    changed = bytearray(good)
+    head = len(good) - sum(len(chunk.piece) for chunk in first.chunks)
+    near_the_length = st.integers(max(head - 8, 0), min(head + 8, len(good) - 1))
+    for place in data.draw(st.lists(st.integers(0, len(good) - 1) | near_the_length, max_size=3)):
+        changed[place] = data.draw(st.integers(0, 255) | st.sampled_from([0xC4, 0xC5, 0xC6]))
+    end = data.draw(st.just(len(good)) | st.integers(0, len(good)))
+    bad = bytes(changed[:end]) + data.draw(st.binary(max_size=3))
+    # `_read` knows nothing beforehand.
+    known = found_by(payload.open_payload, bad, dtype, shape)
+    assert known == found_by(payload._read, bad, dtype, shape)
+    assert payload.open_payload(memoryview(good), dtype, shape) == first
 
 
 @st.composite

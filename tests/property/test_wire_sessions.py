@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,9 +12,11 @@ from theta_daemon.wire.client import FilterClient
 from theta_daemon.wire.events import (
     NEED_DATA,
     Agreed,
+    Available,
     Content,
     ContentEnd,
     FinalStatus,
+    ListAvailable,
     NeedData,
     Outcome,
     Reply,
@@ -22,6 +25,7 @@ from theta_daemon.wire.events import (
 )
 from theta_daemon.wire.packets import Mark, PacketReader
 from theta_daemon.wire.session import FilterSession
+from theta_daemon.wire.states import LocalProtocolError
 
 CUTS = st.lists(st.integers(1, 70_000), min_size=1, max_size=8)
 # Sizes around the limits of a packet, where an error by one would hide.
@@ -41,8 +45,8 @@ REQUESTS = st.builds(
 class Pair:
     """git and the filter, and between them a pipe that passes on parts of the given sizes in turn."""
 
-    def __init__(self, sizes: list[int]) -> None:
-        self.client = FilterClient()
+    def __init__(self, sizes: list[int], capabilities: tuple[str, ...]) -> None:
+        self.client = FilterClient(capabilities)
         self.session = FilterSession()
         self._sizes = sizes
         self._turn = 0
@@ -96,18 +100,29 @@ def content_of(hear: Pair, side: str) -> bytes:
 
 @given(
     CUTS,
-    st.lists(st.tuples(REQUESTS, SIZES, SIZES, st.sampled_from(["success", "error", "abort", "late"])), max_size=4),
+    st.booleans(),
+    st.lists(
+        st.tuples(REQUESTS, SIZES, SIZES, st.sampled_from(["success", "error", "abort", "late", "delayed"])), max_size=4
+    ),
 )
-def test_what_is_said_is_heard(sizes: list[int], exchanges: list[tuple[Request, int, int, str]]) -> None:
-    pair = Pair(sizes)
-    assert pair.git_hears() == Agreed(frozenset({"clean", "smudge"}))
+def test_what_is_said_is_heard(
+    sizes: list[int], delay: bool, exchanges: list[tuple[Request, int, int, str]]
+) -> None:
+    offered = ("clean", "smudge", "delay") if delay else ("clean", "smudge")
+    pair = Pair(sizes, offered)
+    assert pair.git_hears() == Agreed(frozenset(offered))
     for request, asked, answered, end in exchanges:
         question, reply = payload(asked), payload(answered)
         for said in (request, Content(question), ContentEnd()):
             pair.client.send(said)
-        assert pair.filter_hears() == request
+        known = request.command, request.pathname, request.ref, request.treeish, request.blob
+        assert pair.filter_hears() == Request(*known, can_delay=request.can_delay and delay)
         assert content_of(pair, "filter") == question
-        if end in ("error", "abort"):
+        if end == "delayed" and not (request.can_delay and delay):
+            with pytest.raises(LocalProtocolError):
+                pair.session.send(Status(Outcome.DELAYED))
+            end = "error"
+        if end in ("error", "abort", "delayed"):
             pair.session.send(Status(Outcome(end)))
             assert pair.git_hears() == Status(Outcome(end))
             continue
@@ -118,6 +133,20 @@ def test_what_is_said_is_heard(sizes: list[int], exchanges: list[tuple[Request, 
         assert pair.git_hears() == Status(Outcome.SUCCESS)
         assert content_of(pair, "git") == reply
         assert pair.git_hears() == last
+
+
+PATHS = st.lists(st.binary(min_size=1, max_size=50), max_size=400, unique=True)
+
+
+@given(CUTS, st.lists(PATHS, max_size=4))
+def test_what_is_listed_is_heard(sizes: list[int], lists: list[list[bytes]]) -> None:
+    pair = Pair(sizes, ("smudge", "delay"))
+    pair.git_hears()
+    for paths in lists:
+        pair.client.send(ListAvailable())
+        assert pair.filter_hears() == ListAvailable()
+        pair.session.send(Available(tuple(paths)))
+        assert pair.git_hears() == Available(tuple(paths))
 
 
 def payload(size: int) -> bytes:

@@ -7,7 +7,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,10 +16,12 @@ from theta_daemon.wire.client import FilterClient
 from theta_daemon.wire.events import (
     NEED_DATA,
     Agreed,
+    Available,
     ClientEvent,
     Content,
     ContentEnd,
     FinalStatus,
+    ListAvailable,
     Outcome,
     Question,
     Request,
@@ -40,6 +42,29 @@ class Answer:
     final: Outcome = Outcome.SUCCESS
 
 
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """What came of a checkout: the answers in the order in which they came, and the lists of delayed paths."""
+
+    answers: Mapping[bytes, Answer]
+    lists: Sequence[Sequence[bytes]]
+
+    @property
+    def failed(self) -> list[bytes]:
+        """The paths that failed, in the order in which git was told."""
+        return [path for path, answer in self.answers.items() if answer.final is not Outcome.SUCCESS]
+
+    @property
+    def contents(self) -> dict[bytes, bytes]:
+        """What git would have written before it gave up at the first failure."""
+        written: dict[bytes, bytes] = {}
+        for path, answer in self.answers.items():
+            if answer.final is not Outcome.SUCCESS:
+                break
+            written[path] = answer.content
+        return written
+
+
 class FakeGit:
     """A running filter, and the client that talks to it. Use as a context manager: nothing outlives the test."""
 
@@ -48,6 +73,7 @@ class FakeGit:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         command: tuple[str, ...] = (sys.executable, str(TOY)),
+        capabilities: tuple[str, ...] = ("clean", "smudge", "delay"),
     ) -> None:
         self.process = subprocess.Popen(
             [*command, *arguments],
@@ -61,7 +87,7 @@ class FakeGit:
         assert self.process.stdout is not None
         self.to_filter = self.process.stdin.fileno()
         self.from_filter = self.process.stdout.fileno()
-        self.client = FilterClient()
+        self.client = FilterClient(capabilities)
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +123,34 @@ class FakeGit:
         final = self.next_event()
         assert isinstance(final, FinalStatus)
         return Answer(Outcome.SUCCESS, b"".join(pieces), tuple(map(len, pieces)), final.outcome or Outcome.SUCCESS)
+
+    def available(self) -> list[bytes]:
+        """Ask for the delayed files that can be had now."""
+        self.say(ListAvailable())
+        event = self.next_event()
+        assert isinstance(event, Available)
+        return list(event.paths)
+
+    def check_out(self, files: Mapping[bytes, bytes]) -> Checkout:
+        """Ask for all files as git does in a checkout: it delays what it may, and takes lists until one is empty."""
+        answers: dict[bytes, Answer] = {}
+        delayed: set[bytes] = set()
+        for path, content in files.items():
+            answer = self.ask(Request("smudge", path, can_delay=True), content)
+            if answer.status is Outcome.DELAYED:
+                delayed.add(path)
+            else:
+                answers[path] = answer
+        lists: list[list[bytes]] = []
+        while listed := self.available():
+            lists.append(listed)
+            assert delayed.issuperset(listed), "a path was listed that was not delayed, or was listed before"
+            assert len({*listed}) == len(listed)
+            delayed.difference_update(listed)
+            for path in sorted(listed):
+                answers[path] = self.ask(Request("smudge", path))
+        assert not delayed, "not every delayed path was listed"
+        return Checkout(answers, lists)
 
     def next_event(self) -> ClientEvent:
         """Wait for what the filter says next."""

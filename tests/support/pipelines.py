@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.streams import Pieces
@@ -59,9 +59,9 @@ class Bench:
         """Make one below `directory`; `changes` are settings."""
         warnings: list[str] = []
         record = WrittenRecord()
-        settings = replace(plain_settings(directory), **changes)  # type: ignore[arg-type]
+        settings = plain_settings(directory).replace(**changes)
         services = open_services(settings, lambda path, text: warnings.append(f"{path.decode()}: {text}"))
-        return cls(replace(services, record=record, attributes=WrittenAttributes()), record, warnings)
+        return cls(services.replace(record=record, attributes=WrittenAttributes()), record, warnings)
 
     def clean(self, content: bytes, path: bytes = b"model", sizes: tuple[int, ...] = ()) -> bytes:
         """Return the metadata for `content`, read in short pieces where `sizes` are given."""
@@ -76,7 +76,7 @@ class Bench:
         """Return pipelines over the same store in what would be another process: nothing is remembered."""
         other = Bench.at(self.services.settings.directory)
         mine = self.services
-        other.services = replace(other.services, settings=mine.settings, record=self.record, attributes=mine.attributes)
+        other.services = other.services.replace(settings=mine.settings, record=self.record, attributes=mine.attributes)
         return other
 
     def close(self) -> None:
@@ -97,8 +97,9 @@ def plain_settings(directory: Path) -> Settings:
         compatible="auto",
         fsync=False,
         checkpoint_type=None,
+        compression=None,
         workers=2,
         memory_limit=64 << 20,
-        trace=False,
+        cache_size=16 << 20,
         child_environment={},
     )

@@ -55,7 +55,7 @@ class Taken:
     def file(self) -> bytes:
         """Return the bytes that the layout makes of it."""
         pieces = emit(
-            self.layout, lambda index: memoryview(self.groups[index]), lambda chunk: memoryview(self.opaque[chunk])
+            self.layout, lambda index: [memoryview(self.groups[index])], lambda chunk: memoryview(self.opaque[chunk])
         )
         return b"".join(pieces)
 

@@ -1,10 +1,12 @@
 """A `theta-daemon` with toy handlers, run as a script: what happens to a file is chosen by the end of its path.
 
 The rest of the process is the real one. `TOY_MARK` in the environment names a file that exists while the handlers do.
+Files below `later/` are delayed, whether git can wait or not, and all listed at once.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -27,6 +29,8 @@ def read_all(content: Readable) -> bytes:
 
 class Toy:
     def __init__(self) -> None:
+        self._waiting: dict[bytes, bytes] = {}
+        self._offered: dict[bytes, bytes] = {}
         self._mark = os.environ.get("TOY_MARK")
         if self._mark:
             Path(self._mark).touch()
@@ -86,13 +90,37 @@ class Toy:
         yield whole
 
     def smudge(
-        self, path: bytes, content: Readable, *, ref: str | None, treeish: str | None, blob: str | None
-    ) -> Iterator[bytes | memoryview]:
+        self,
+        path: bytes,
+        content: Readable,
+        *,
+        ref: str | None,
+        treeish: str | None,
+        blob: str | None,
+        can_delay: bool,
+    ) -> Iterator[bytes | memoryview] | None:
+        if path in self._offered:
+            return self.clean(path, io.BytesIO(self._offered.pop(path)))
+        if path.startswith(b"later/"):
+            self._waiting[path] = b"" if path.endswith(b".forgets") else read_all(content)
+            return None
         if path.endswith(b".meta"):
             read_all(content)
-            yield repr((ref, treeish, blob)).encode()
-        else:
-            yield from self.clean(path, content)
+            return iter([repr((ref, treeish, blob, can_delay)).encode()])
+        return self.clean(path, content)
+
+    def available(self) -> list[bytes]:
+        for path in self._waiting:
+            match path.rpartition(b".")[2]:
+                case b"listbug":
+                    raise ValueError("what a bug in the list says")
+                case b"hanglist":
+                    os.write(2, b"hanging\n")
+                    while True:
+                        signal.pause()
+        self._offered |= self._waiting
+        self._waiting = {}
+        return sorted(self._offered)
 
     def close(self) -> None:
         if self._mark:

@@ -86,20 +86,24 @@ class Harm:
         self._directory = directory
         self._repository = before_the_filter(repository, directory, _HARMED).in_environment(HARM=str(directory))
 
+    def harmed(self, do: str = "", moment: Moment | None = None) -> Repository:
+        """Return the repository with a filter that runs the Python statement `do` at `moment`, which it counts anew."""
+        for name in ("starts", "calls"):
+            (self._directory / name).unlink(missing_ok=True)
+        if moment is None:
+            return self._repository
+        return self._repository.in_environment(
+            HARM_DO=do,
+            HARM_START=str(moment.start),
+            HARM_CALL=str(moment.call),
+            HARM_FUNCTION=moment.function,
+        )
+
     def run(
         self, *command: str, do: str = "", moment: Moment | None = None, own_group: bool = False
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `command` and run the Python statement `do` in the filter at `moment`; wait for git's and its end."""
-        for name in ("starts", "calls"):
-            (self._directory / name).unlink(missing_ok=True)
-        harmed = self._repository
-        if moment is not None:
-            harmed = harmed.in_environment(
-                HARM_DO=do,
-                HARM_START=str(moment.start),
-                HARM_CALL=str(moment.call),
-                HARM_FUNCTION=moment.function,
-            )
+        harmed = self.harmed(do, moment)
         # The filter holds a copy of stderr, so this waits for its end too when git was killed.
         return subprocess.run(
             command,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,16 @@ def usual_umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture(params=["without a name", "under a temporary name"])
+def is_named(request: pytest.FixtureRequest, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the file that is written has a name already; a file that replaces another always has."""
+    temporary.mkdir()
+    if request.param == "without a name":
+        return False
+    monkeypatch.setattr(durable, "_UNNAMED", os.O_RDWR)  # as where there is no O_TMPFILE
+    return True
 
 
 def dead_pid() -> int:
@@ -66,22 +76,124 @@ def test_keeps_what_is_there_if_asked_to(tmp_path: Path, temporary: Path) -> Non
     assert list(temporary.iterdir()) == []
 
 
+def test_what_it_writes_has_a_name_only_where_it_must(tmp_path: Path, temporary: Path, is_named: bool) -> None:
+    names: list[Path] = []
+
+    def pieces() -> Iterator[bytes]:
+        yield b"some"
+        names.extend(temporary.iterdir())
+
+    durable.write(tmp_path / "a" / "b" / "file", pieces(), temporary=temporary, replace=False)
+    assert len(names) == is_named
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == b"some"
+    for replace, fsync in ((True, False), (False, True)):
+        names.clear()
+        durable.write(tmp_path / "file", pieces(), temporary=temporary, replace=replace, fsync=fsync)
+        assert len(names) == 1
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.usefixtures("is_named")
+@pytest.mark.parametrize(
+    "sizes", [[], [0], [0, 0], [1] * 1000, [70_000, 1, 70_000], [1, 70_000] * 3, [30_000] * 5, [3 << 20]], ids=str
+)
+def test_pieces_of_every_size(tmp_path: Path, temporary: Path, sizes: list[int]) -> None:
+    pieces = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
+    durable.write(tmp_path / "file", pieces, temporary=temporary, replace=False)
+    assert (tmp_path / "file").read_bytes() == b"".join(pieces)
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.usefixtures("is_named")
+def test_paths_may_be_strings_and_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for target in ("file", "new/file"):
+        durable.write(target, [b"x"], temporary="tmp", replace=False)
+        durable.link(target, f"{target}.second", temporary="tmp")
+        assert (tmp_path / f"{target}.second").read_bytes() == b"x"
+
+
+def fails_with(code: int) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EXDEV, errno.EPERM, errno.EACCES])
+def test_a_file_that_cannot_be_named_is_copied(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    temporary.mkdir()
+    real = os.link
+
+    def link(source: str, target: str, **options: object) -> None:
+        if options:  # there is no /proc, or a policy against it
+            fails_with(code)()
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", link)
+    content = os.urandom(durable.COPY_BYTES + 5)
+    durable.write(tmp_path / "new" / "file", iter([content]), temporary=temporary, replace=False)
+    assert (tmp_path / "new" / "file").read_bytes() == content
+    assert list(temporary.iterdir()) == []
+
+
+def test_directories_that_others_remove(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary.mkdir()
+    real = os.mkdir
+    left = 3
+
+    def mkdir(path: str) -> None:
+        nonlocal left
+        real(path)
+        if left:
+            left -= 1
+            os.rmdir(path)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    target = tmp_path / "a" / "b" / "file"
+    with pytest.raises(FileNotFoundError):
+        durable.write(target, [b"x"], temporary=temporary, replace=False)
+    assert list(temporary.iterdir()) == []
+    durable.write(target, [b"x"], temporary=temporary, replace=False)
+    assert target.read_bytes() == b"x"
+
+
+def test_a_directory_that_leads_nowhere(tmp_path: Path, temporary: Path) -> None:
+    temporary.mkdir()
+    (tmp_path / "gone").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(FileNotFoundError):
+        durable.write(tmp_path / "gone" / "ab" / "file", [b"x"], temporary=temporary, replace=False)
+    (tmp_path / "plain").write_bytes(b"")
+    with pytest.raises(NotADirectoryError):
+        durable.write(tmp_path / "plain" / "ab" / "file", [b"x"], temporary=temporary, replace=False)
+    assert list(temporary.iterdir()) == []
+
+
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
-def test_a_failure_leaves_nothing(tmp_path: Path, temporary: Path, failure: BaseException) -> None:
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_failure_leaves_nothing(tmp_path: Path, temporary: Path, failure: BaseException, replace: bool) -> None:
+    temporary.mkdir()
+
     def pieces() -> Iterator[bytes]:
         yield b"some"
         raise failure
 
     with pytest.raises(type(failure)):
-        durable.write(tmp_path / "file", pieces(), temporary=temporary)
+        durable.write(tmp_path / "file", pieces(), temporary=temporary, replace=replace)
     assert not (tmp_path / "file").exists()
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("step", ["write", "fsync", "close"])  # network file systems tell at close what failed
+# Network file systems tell at close what failed.
+@pytest.mark.parametrize(
+    ("step", "fsync"), [("writev", True), ("fsync", True), ("close", True), ("writev", False), ("close", False)]
+)
 def test_a_failing_step_leaves_nothing(
-    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, step: str, fsync: bool
 ) -> None:
+    temporary.mkdir()
     real_close = os.close
     calls = []
 
@@ -94,7 +206,7 @@ def test_a_failing_step_leaves_nothing(
 
     monkeypatch.setattr(os, step, fail_once)
     with pytest.raises(OSError, match="broken"):
-        durable.write(tmp_path / "file", [b"data"], temporary=temporary, fsync=True)
+        durable.write(tmp_path / "file", [b"data"], temporary=temporary, replace=fsync, fsync=fsync)
     monkeypatch.undo()
     assert not (tmp_path / "file").exists()
     assert list(temporary.iterdir()) == []
@@ -115,16 +227,23 @@ def test_without_hard_links_it_renames(
 
 def test_short_writes_are_continued(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data[:3])))
-    durable.write(tmp_path / "file", [b"0123456789"], temporary=temporary)
-    monkeypatch.undo()
-    assert (tmp_path / "file").read_bytes() == b"0123456789"
+    pieces = [b"0123456789", b"", b"abc", b"defg"]
+    for first in range(18):
+
+        def writev(descriptor: int, views: list[memoryview], first: int = first) -> int:
+            return real(descriptor, b"".join(views)[:first])
+
+        monkeypatch.setattr(os, "writev", writev)
+        monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data[:3])))
+        durable.write(tmp_path / "file", pieces, temporary=temporary)
+        monkeypatch.undo()
+        assert (tmp_path / "file").read_bytes() == b"".join(pieces)
 
 
-@pytest.mark.usefixtures("usual_umask")
+@pytest.mark.usefixtures("usual_umask", "is_named")
 def test_modes(tmp_path: Path, temporary: Path) -> None:
-    durable.write(tmp_path / "a" / "file", [b""], temporary=temporary)
-    durable.write(tmp_path / "b" / "file", [b""], temporary=temporary, mode=0o660)
+    durable.write(tmp_path / "a" / "file", [b""], temporary=temporary, replace=False)
+    durable.write(tmp_path / "b" / "file", [b""], temporary=temporary, replace=False, mode=0o660)
 
     def mode(path: Path) -> int:
         return stat.S_IMODE(path.stat().st_mode)

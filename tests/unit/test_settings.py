@@ -61,7 +61,6 @@ def test_defaults(load: Load, tmp_path: Path) -> None:
         workers=machine.usable_cores(),
         memory_limit=machine.default_memory(),
         cache_size=machine.default_memory() // 4,
-        trace=None,
         child_environment={},
     )
     assert found.theta_dir == top / ".git" / "theta"
@@ -78,10 +77,10 @@ def test_everything_set(load: Load) -> None:
         "theta.compression\nnone",
         "core.fsync\nall",
         "theta.from-the-future\nx",
-        environ={"THETA_TRACE": "yes", "GIT_THETA_CHECKPOINT_TYPE": "safetensors"},
+        environ={"GIT_THETA_CHECKPOINT_TYPE": "safetensors"},
     )
     assert (found.compatible, found.workers, found.memory_limit, found.cache_size) == ("false", 3, 2 << 30, 3 << 20)
-    assert (found.fsync, found.trace, found.checkpoint_format) == (True, "yes", "safetensors")
+    assert (found.fsync, found.checkpoint_format) == (True, "safetensors")
     assert found.compression == Value("none", "theta.compression, file:.git/config")
 
 
@@ -149,11 +148,6 @@ def test_no_name_of_a_codec_means_the_default(load: Load, entry: str) -> None:
 def test_a_codec_is_kept_as_it_is_named_known_or_not(load: Load) -> None:
     found = load("theta.compression\nof-the-future:9")
     assert found.compression == Value("of-the-future:9", "theta.compression, file:.git/config")
-
-
-@pytest.mark.parametrize("value", ["", "0", "1", "/a/file", "loud"])
-def test_where_the_trace_goes_is_kept_as_it_stands(load: Load, value: str) -> None:
-    assert load(environ={"THETA_TRACE": value}).trace == value
 
 
 @pytest.mark.parametrize(

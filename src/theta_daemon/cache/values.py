@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,33 +24,36 @@ if TYPE_CHECKING:
 _MOST_REMEMBERED = 1 << 16  # keys of values that were here; some 10 MB
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(Frozen):
     """The raw bytes of a parameter group in memory that its user gives back with `release`, once."""
 
     view: memoryview
     release: Callable[[], None]
 
 
-@dataclass(slots=True)
 class _Slot:
-    key: str
-    view: memoryview
-    give_back: Callable[[], None]
-    is_part: bool
-    users: int = 1
-    was_shared: bool = False
+    __slots__ = ("give_back", "is_part", "key", "users", "view", "was_shared")
+
+    def __init__(
+        self, key: str, view: memoryview, give_back: Callable[[], None], *, is_part: bool, was_shared: bool
+    ) -> None:
+        self.key = key
+        self.view = view
+        self.give_back = give_back
+        self.is_part = is_part
+        self.was_shared = was_shared
+        self.users = 1
 
 
-@dataclass(slots=True)
 class Counts:
     """How often a value was there, and was not, and the bytes of both."""
 
-    hits: int = 0
-    hit_bytes: int = 0
-    misses: int = 0
-    missed_bytes: int = 0
-    evictions: int = 0
+    def __init__(self) -> None:
+        self.hits = 0
+        self.hit_bytes = 0
+        self.misses = 0
+        self.missed_bytes = 0
+        self.evictions = 0
 
 
 class SharedValues:
@@ -104,7 +108,7 @@ class SharedValues:
             again = self._note(key)
             if key in self._slots or len(view) > self._limit:
                 return Value(view, give_back)
-            slot = self._slots[key] = _Slot(key, view, give_back, is_part, was_shared=again)
+            slot = self._slots[key] = _Slot(key, view, give_back, is_part=is_part, was_shared=again)
         return Value(view, partial(self._release, slot))
 
     def clear(self) -> None:

@@ -79,7 +79,8 @@ def _show_repository(here: Settings) -> None:
     if here.common_dir != here.git_dir:
         say(f"Shared git directory: {here.common_dir}")
     say(f"Compatible with git-theta: {here.compatible}")
-    say(f"Workers: {here.workers}, memory limit: {here.memory_limit} bytes, flushed to disk: {here.fsync}")
+    memory = f"memory limit: {here.memory_limit} bytes, of these at most {here.cache_size} for the cache"
+    say(f"Workers: {here.workers}, {memory}, flushed to disk: {here.fsync}")
     for name, store in (("LFS objects", here.lfs_objects), ("Kept objects", here.theta_dir / "objects")):
         say(f"{name}: {_contents(store)}")
     for store in here.alternates:

@@ -50,9 +50,16 @@ class Channel:
 
     def readinto(self, view: memoryview, /) -> int:
         """Read the next bytes into the front of `view`; return their number, 0 at the end. Raises ChannelError."""
+        return self.scatter([view])
+
+    def scatter(self, views: Sequence[memoryview]) -> int:
+        """Read the next bytes into `views`, one after the other; return their number, 0 at the end.
+
+        Raises ChannelError.
+        """
         while True:
             try:
-                return os.readv(self._reading, [view])
+                return os.readv(self._reading, views)
             except BlockingIOError:  # somebody who shares the descriptor made it non-blocking
                 _wait(self._reading, select.POLLIN)
             except OSError as error:

@@ -46,6 +46,23 @@ class Connection:
         self.flush()
         self._session.receive_data(self._channel.read())
 
+    def read_content(self, target: memoryview) -> int:
+        """Wait for more bytes, as `read` does; return how many bytes of content `target` begins with.
+
+        Waits on while full packets follow each other and `target` has room. Where it returns 0, or has room left,
+        `poll_event` says what came.
+        """
+        session, scatter = self._session, self._channel.scatter
+        places = session.places(target)
+        if not places:
+            self.read()
+            return 0
+        filled = 0
+        while places:
+            filled += session.receive_placed(scatter(places))
+            places = session.places(target[filled:])
+        return filled
+
     def send(self, *replies: Reply) -> None:
         """Queue replies."""
         for reply in replies:

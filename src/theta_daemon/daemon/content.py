@@ -27,19 +27,23 @@ class ContentStream:
     def readinto(self, view: memoryview, /) -> int:
         """Fill the front of the non-empty `view`; return the number of bytes, at least 1, or 0 at the end.
 
-        Waits for git only while it has nothing to return. Raises LocalProtocolError after `drain` took content that
-        nobody had read: whoever replies must have read everything, for git sends nothing twice.
+        What git sends in full packets is read straight into `view`, and waited for until `view` is full; after a
+        shorter packet it waits for no more. Raises LocalProtocolError after `drain` took content that nobody had read:
+        whoever replies must have read everything, for git sends nothing twice.
         """
         if self._dropped:
             raise LocalProtocolError("the content was not read before the reply began")
         filled = 0
         while filled < len(view):
-            if not self._piece and not self._next(wait=not filled):
+            if self._piece or self._next(wait=False):
+                taken = min(len(self._piece), len(view) - filled)
+                view[filled : filled + taken] = self._piece[:taken]
+                self._piece = self._piece[taken:]
+                filled += taken
+            elif self._ended or filled:
                 break
-            taken = min(len(self._piece), len(view) - filled)
-            view[filled : filled + taken] = self._piece[:taken]
-            self._piece = self._piece[taken:]
-            filled += taken
+            else:
+                filled = self._connection.read_content(view)
         return filled
 
     def drain(self) -> None:

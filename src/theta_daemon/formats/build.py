@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from theta_daemon.formats.parts import Checksum, CombinedChecksum, Tensor
 
 
+_REGION_START, _REGION_END = RegionStartOp(), RegionEndOp()
+
+
 class LayoutBuilder:
     """Collects one file's layout: what is read (`hole`, `checksum`, ...) or planned by a canonical form (`put_...`).
 
@@ -47,7 +50,8 @@ class LayoutBuilder:
         self._groups: tuple[Group, ...] = ()
         self._ops: list[Op] = []
         self._regions = Regions()
-        self._run = bytearray()  # literal bytes not yet written
+        self._run: list[bytes | memoryview] = []  # literal bytes not yet written
+        self._held = 0  # their number
         self._long = False  # whether the run is over LITERAL_LIMIT, and so opaque
         self._fed = 0  # bytes of the present hole
 
@@ -61,26 +65,31 @@ class LayoutBuilder:
     def literal(self, data: bytes) -> None:
         """Take bytes of the file's own."""
         self._regions.feed(data)
+        if self._held + len(data) <= LITERAL_LIMIT and not self._long:
+            self._run.append(data)
+            self._held += len(data)
+            return
+        self._long = True
         rest = memoryview(data)
         while rest:
-            room = OPAQUE_CHUNK - len(self._run)
-            self._run += rest[:room]
-            rest = rest[room:]
-            self._long = self._long or len(self._run) > LITERAL_LIMIT
-            if len(self._run) == OPAQUE_CHUNK:
+            piece = rest[: OPAQUE_CHUNK - self._held]
+            self._run.append(piece)
+            self._held += len(piece)
+            rest = rest[len(piece) :]
+            if self._held == OPAQUE_CHUNK:
                 self._flush()
 
     def region_start(self) -> None:
         """A checksummed region starts. Raises LayoutError inside another."""
         self._end_run()
         self._regions.start()
-        self._ops.append(RegionStartOp())
+        self._ops.append(_REGION_START)
 
     def region_end(self) -> None:
         """It ends. Raises LayoutError where none has started."""
         self._end_run()
         self._regions.end()
-        self._ops.append(RegionEndOp())
+        self._ops.append(_REGION_END)
 
     def checksum(self, part: Checksum) -> None:
         """Take a checksum: an operation where it is that of its (ended) region, literal bytes otherwise."""
@@ -135,13 +144,13 @@ class LayoutBuilder:
         return layout
 
     def _end_run(self) -> None:
-        if self._run:
+        if self._held:
             self._flush()
         self._long = False
 
     def _flush(self) -> None:
-        data = bytes(self._run)
-        self._run.clear()
+        data = b"".join(self._run)
+        self._run, self._held = [], 0
         if self._long:
             self._ops.append(OpaqueOp(len(data)))
             self._opaque(data)

@@ -18,7 +18,7 @@ class Regions:
     """The regions of one file so far. They are numbered from 0 in the order in which they start, and never nest."""
 
     def __init__(self) -> None:
-        self._ended: list[int] = []
+        self._ended: list[bytes] = []
         self._open = False
         self._crc = 0
         self._length = 0
@@ -41,7 +41,7 @@ class Regions:
         if not self._open:
             raise LayoutError("a checksummed region ends that never started")
         self._open = False
-        self._ended.append(self._crc)
+        self._ended.append(self._crc.to_bytes(4, "little"))
         if self._length:  # torch leaves empty records out
             c = self._combined
             self._combined = c ^ ((self._crc + _GOLDEN + (c << 6) + (c >> 2)) & _MASK)
@@ -54,7 +54,7 @@ class Regions:
 
     def checksum(self, region: int) -> bytes | None:
         """Return the CRC-32 of `region`, 4 bytes, little-endian; None where that has not ended."""
-        return self._ended[region].to_bytes(4, "little") if 0 <= region < len(self._ended) else None
+        return self._ended[region] if 0 <= region < len(self._ended) else None
 
     def combined(self) -> bytes:
         """Return the combination of the CRCs of the regions that have ended, 20 decimal digits."""

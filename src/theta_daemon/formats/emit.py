@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
+_RUN = 1 << 16  # bytes of the file's own that are gathered: in a zip five pieces of some dozen bytes for each group
+
+
 def emit(
     layout: Layout,
     group: Callable[[int], Iterable[memoryview]],
@@ -31,19 +34,47 @@ def emit(
 
     `group(index)` returns the bytes of an owning group in storage order (already transposed where it has axes), in
     pieces, `opaque(i)` those of the i-th opaque chunk; all as contiguous views of bytes, which are passed on as they
-    are. `layout` is well formed (from `decode`, a builder, or checked). Raises LayoutError where a size is wrong.
+    are. What stands between two of them comes in one piece, unless it is long. `layout` is well formed (from `decode`,
+    a builder, or checked). Raises LayoutError where a size is wrong.
     """
     regions = Regions()
+    inside = False
     chunks = 0
+    run: list[bytes] = []
+    held = 0
     for op in layout.ops:
-        data: memoryview | bytes | None
-        match op:
-            case LiteralOp(data):
-                pass
-            case GroupOp(index):
-                owner = layout.groups[index]
+        data: bytes | None
+        if type(op) is LiteralOp:
+            data = op.data
+        elif type(op) is ChecksumOp:
+            data = regions.checksum(op.region)
+            if data is None:
+                raise LayoutError("a checksum stands before the end of its region")
+        elif type(op) is RegionStartOp:
+            regions.start()
+            inside = True
+            continue
+        elif type(op) is RegionEndOp:
+            regions.end()
+            inside = False
+            continue
+        elif type(op) is CombinedChecksumOp:
+            data = regions.combined()
+        else:
+            if run:
+                yield b"".join(run)
+                run, held = [], 0
+            if type(op) is OpaqueOp:
+                chunk = opaque(chunks)
+                if chunk.nbytes != op.size:
+                    raise LayoutError(f"opaque chunk {chunks} has {chunk.nbytes} bytes instead of {op.size}")
+                chunks += 1
+                regions.feed(chunk)
+                yield chunk
+            elif type(op) is GroupOp:
+                owner = layout.groups[op.index]
                 left = nbytes(owner.dtype, owner.shape)
-                for piece in group(index):
+                for piece in group(op.index):
                     left -= piece.nbytes
                     if left < 0:
                         break
@@ -55,24 +86,13 @@ def emit(
                         f"the stored value has {abs(left)} bytes too {'many' if left < 0 else 'few'} for its place",
                         parameter="/".join(owner.name),
                     )
-                continue
-            case OpaqueOp(size):
-                data = opaque(chunks)
-                if data.nbytes != size:
-                    raise LayoutError(f"opaque chunk {chunks} has {data.nbytes} bytes instead of {size}")
-                chunks += 1
-            case ChecksumOp(region):
-                data = regions.checksum(region)
-            case CombinedChecksumOp():
-                data = regions.combined()
-            case RegionStartOp():
-                regions.start()
-                continue
-            case RegionEndOp():
-                regions.end()
-                continue
-        if data is None:
-            raise LayoutError("a checksum stands before the end of its region")
-        regions.feed(data)
-        if data:
-            yield data
+            continue
+        if inside:
+            regions.feed(data)
+        run.append(data)
+        held += len(data)
+        if held >= _RUN:
+            yield b"".join(run)
+            run, held = [], 0
+    if run:
+        yield b"".join(run)

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, compress, pairwise
+from typing import TYPE_CHECKING
 
 from theta_daemon.dtypes import DTYPES, count, nbytes
 from theta_daemon.errors import CheckpointError, LayoutError
 from theta_daemon.formats.parts import Role
+from theta_daemon.frozen import Frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LITERAL_LIMIT = 1 << 20  # bytes; a longer run of the file's own bytes is kept out of the layout, as opaque chunks
 OPAQUE_CHUNK = 1 << 22  # bytes; the size of every opaque chunk of a run but its last
@@ -26,8 +30,7 @@ COMBINED_BYTES = 20
 Name = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CanonicalTensor:
+class CanonicalTensor(Frozen):
     """What a canonical file needs to know about one tensor: enough to write everything but its values."""
 
     name: Name
@@ -35,8 +38,7 @@ class CanonicalTensor:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Frozen):
     """One parameter group: a `Tensor` of the file under the name that the metadata gives it.
 
     `axes` and `owner` are those of `parts.Tensor`.
@@ -50,54 +52,46 @@ class Group:
     owner: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LiteralOp:
+class LiteralOp(Frozen):
     """Write these bytes (1 to LITERAL_LIMIT)."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class GroupOp:
+class GroupOp(Frozen):
     """Write the bytes of the owning group `index`, in storage order."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class OpaqueOp:
+class OpaqueOp(Frozen):
     """Write the next opaque chunk, of `size` bytes (1 to OPAQUE_CHUNK)."""
 
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class RegionStartOp:
+class RegionStartOp(Frozen):
     """Begin the next checksummed region (they are numbered from 0)."""
 
 
-@dataclass(frozen=True, slots=True)
-class RegionEndOp:
+class RegionEndOp(Frozen):
     """End it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChecksumOp:
+class ChecksumOp(Frozen):
     """Write the CRC-32 of the ended region `region`, 4 bytes, little-endian."""
 
     region: int
 
 
-@dataclass(frozen=True, slots=True)
-class CombinedChecksumOp:
+class CombinedChecksumOp(Frozen):
     """Write the combination of all CRCs so far, 20 decimal digits (see checksums.Regions)."""
 
 
 Op = LiteralOp | GroupOp | OpaqueOp | RegionStartOp | RegionEndOp | ChecksumOp | CombinedChecksumOp
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Frozen):
     """A file's skeleton. `format` is the registry's name of the format that read it."""
 
     format: str
@@ -124,23 +118,68 @@ def size(layout: Layout) -> int:
     return total
 
 
+OPS: tuple[type[Op], ...] = (
+    LiteralOp,
+    GroupOp,
+    OpaqueOp,
+    RegionStartOp,
+    RegionEndOp,
+    ChecksumOp,
+    CombinedChecksumOp,
+)
+"""The operations by their numbers in protocol/layout.md."""
+
+_CODE_OF: dict[type, int] = {op: code for code, op in enumerate(OPS)}
+_LITERAL, _START, _END, _CHECKSUM = map(_CODE_OF.__getitem__, (LiteralOp, RegionStartOp, RegionEndOp, ChecksumOp))
+
+
+class OpColumns(Frozen):
+    """Operations by column: the number of each, and for each kind its operands in order; of literals the lengths."""
+
+    codes: bytes
+    groups: Sequence[int]
+    opaques: Sequence[int]
+    checksums: Sequence[int]
+    literals: Sequence[int]
+
+
+def columns(ops: tuple[Op, ...]) -> OpColumns:
+    """Return the columns of `ops`."""
+    return OpColumns(
+        bytes(map(_CODE_OF.__getitem__, map(type, ops))),
+        [op.index for op in ops if type(op) is GroupOp],
+        [op.size for op in ops if type(op) is OpaqueOp],
+        [op.region for op in ops if type(op) is ChecksumOp],
+        [len(op.data) for op in ops if type(op) is LiteralOp],
+    )
+
+
 def check(layout: Layout) -> None:
     """Raise LayoutError, naming the group where there is one, unless `layout` is well formed.
 
     The rules are those of protocol/layout.md, section "Well-formed layouts".
     """
+    check_columns(layout, columns(layout.ops))
+
+
+def check_columns(layout: Layout, ops: OpColumns) -> None:
+    """Do what `check` does, for a layout whose operations are known by column as well."""
     if not _FORMAT.fullmatch(layout.format):
         raise LayoutError(f"{layout.format[:64]!r} is no name of a format")
     _check_names(layout.groups)
     _check_groups(layout.groups)
-    _check_ops(layout)
+    _check_ops(ops)
+    _check_holes(layout.groups, ops.groups)
 
 
 _FORMAT = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
 def _check_names(groups: tuple[Group, ...]) -> None:
-    names = sorted(group.name for group in groups)
+    names = [group.name for group in groups]
+    if len(set(names)) == len(names) and all(len(name) == 1 for name in names):
+        return  # most files are flat
+    names.sort()
     if names and not names[0]:
         raise LayoutError("a group has no name")
     # In sorted order, what begins with a name follows it directly.
@@ -194,38 +233,39 @@ def _check_owner(group: Group, groups: tuple[Group, ...]) -> None:
         raise LayoutError("an alias differs from its owner in dtype, shape or axes")
 
 
-def _check_ops(layout: Layout) -> None:
-    ended = 0
-    in_region = False
-    before: type[Op] | None = None
-    for op in layout.ops:
-        kind = type(op)
-        if isinstance(op, LiteralOp):
-            if before is LiteralOp or not 1 <= len(op.data) <= LITERAL_LIMIT:
-                raise LayoutError(f"a literal of {len(op.data)} bytes is not one run within the limit")
-        elif isinstance(op, OpaqueOp):
-            if not 1 <= op.size <= OPAQUE_CHUNK:
-                raise LayoutError(f"an opaque chunk has {op.size} bytes")
-        elif isinstance(op, ChecksumOp):
-            if not 0 <= op.region < ended:
-                raise LayoutError(f"the checksum of region {op.region} stands before that region's end")
-        elif kind is RegionStartOp or kind is RegionEndOp:
-            if in_region is (kind is RegionStartOp):
-                raise LayoutError("a checksummed region starts inside another, or ends that never started")
-            ended += in_region
-            in_region = not in_region
-        before = kind
-    if in_region:
-        raise LayoutError("a checksummed region never ends")
-    _check_holes(layout)
+def _check_ops(ops: OpColumns) -> None:
+    """Check everything but the holes; by column, because a zip has eight operations a group."""
+    adjacent = ops.codes.find(bytes([_LITERAL, _LITERAL]))
+    if adjacent >= 0:
+        length = ops.literals[ops.codes.count(_LITERAL, 0, adjacent + 1)]
+        raise LayoutError(f"a literal of {length} bytes is not one run within the limit")
+    for length in (min(ops.literals, default=1), max(ops.literals, default=1)):
+        if not 1 <= length <= LITERAL_LIMIT:
+            raise LayoutError(f"a literal of {length} bytes is not one run within the limit")
+    for size in (min(ops.opaques, default=1), max(ops.opaques, default=1)):
+        if not 1 <= size <= OPAQUE_CHUNK:
+            raise LayoutError(f"an opaque chunk has {size} bytes")
+    marks = ops.codes.translate(None, _NO_MARKS)
+    if marks != bytes([_START, _END]) * (len(marks) // 2):
+        if marks == bytes([_START, _END]) * (len(marks) // 2) + bytes([_START]):
+            raise LayoutError("a checksummed region never ends")
+        raise LayoutError("a checksummed region starts inside another, or ends that never started")
+    ended = accumulate(ops.codes.translate(_ENDS))
+    for region, known in zip(ops.checksums, compress(ended, ops.codes.translate(_CHECKSUMS)), strict=True):
+        if not 0 <= region < known:
+            raise LayoutError(f"the checksum of region {region} stands before that region's end")
 
 
-def _check_holes(layout: Layout) -> None:
+_NO_MARKS = bytes(code for code in range(256) if code not in (_START, _END))
+_ENDS, _CHECKSUMS = (bytes(code == one for code in range(256)) for one in (_END, _CHECKSUM))
+
+
+def _check_holes(groups: tuple[Group, ...], holes: Sequence[int]) -> None:
     """Check that each owner has one hole, and nothing else has."""
-    holes = Counter(op.index for op in layout.ops if isinstance(op, GroupOp))
-    for index, group in enumerate(layout.groups):
+    filled = Counter(holes)
+    for index, group in enumerate(groups):
         wanted = 1 if group.role is Role.OWNER else 0
-        if holes.pop(index, 0) != wanted:
+        if filled.pop(index, 0) != wanted:
             raise LayoutError(f"the file must have {wanted} holes for this group", parameter="/".join(group.name))
-    if holes:
-        raise LayoutError(f"a hole is for group {min(holes)}, of only {len(layout.groups)}")
+    if filled:
+        raise LayoutError(f"a hole is for group {min(filled)}, of only {len(groups)}")

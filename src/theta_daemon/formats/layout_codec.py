@@ -1,22 +1,20 @@
 """The layout as bytes: protocol/layout.md, "Encoding".
 
 One msgpack array of scalars, short strings and *columns*: byte strings of fixed-width little-endian numbers. So a
-hostile layout cannot promise more than it brings, whatever its msgpack claims (no container may be longer than
-MAX_ITEMS), and every column's length is compared with what the others say before anything is taken from it.
-A layout has exactly one encoding: `decode` refuses every other.
+hostile layout cannot promise more than it brings (layout_items.py), and every column's length is compared with what
+the others say before anything is taken from it. A layout has exactly one encoding: `decode` refuses every other.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from itertools import accumulate, chain, islice, repeat
+from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING, TypeVar
-
-import msgpack
 
 from theta_daemon.errors import LayoutError
 from theta_daemon.formats.layout import (
+    OPS,
     ChecksumOp,
     CombinedChecksumOp,
     Group,
@@ -24,22 +22,25 @@ from theta_daemon.formats.layout import (
     Layout,
     LiteralOp,
     OpaqueOp,
+    OpColumns,
     RegionEndOp,
     RegionStartOp,
-    check,
+    check_columns,
+    columns,
 )
+from theta_daemon.formats.layout_items import pack, unpack
 from theta_daemon.formats.parts import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from theta_daemon.formats.layout import Op
+    from theta_daemon.formats.layout_items import Item
 
-T = TypeVar("T")
+T = TypeVar("T", bytes, str, tuple[int, ...], tuple[str, ...])
 
 MAGIC = "theta-layout"
 VERSION = 1
-MAX_ITEMS = 64  # elements of any msgpack array in a layout
 
 _GROUP_COLUMNS = 9
 _OP_COLUMNS = 6
@@ -54,17 +55,6 @@ _KINDS = [
 ]
 _KIND_OF = {kind: code for code, kind in enumerate(_KINDS)}
 
-_OPS: list[Callable[..., Op]] = [
-    LiteralOp,
-    GroupOp,
-    OpaqueOp,
-    RegionStartOp,
-    RegionEndOp,
-    ChecksumOp,
-    CombinedChecksumOp,
-]
-_CODE_OF = {op: code for code, op in enumerate(_OPS)}
-
 
 def encode(layout: Layout) -> bytes:
     """Return the one encoding of the well-formed `layout`.
@@ -75,7 +65,7 @@ def encode(layout: Layout) -> bytes:
     dtypes = {dtype: code for code, dtype in enumerate(dict.fromkeys(group.dtype for group in groups))}
     try:
         texts = [_encode_text(part) for group in groups for part in group.name]
-        columns = [
+        items: list[Item] = [
             MAGIC,
             VERSION,
             layout.format,
@@ -91,9 +81,9 @@ def encode(layout: Layout) -> bytes:
             b"".join(texts),
             *_encode_ops(layout.ops),
         ]
+        return pack(items)
     except (ValueError, struct.error) as error:
         raise LayoutError(f"the layout has no encoding: {error}") from error
-    return bytes(msgpack.packb(columns))
 
 
 def decode(data: bytes | memoryview) -> Layout:
@@ -104,11 +94,9 @@ def decode(data: bytes | memoryview) -> Layout:
     try:
         format_name, dtypes, columns = _unpack(data)
         groups = _decode_groups(dtypes, columns[:_GROUP_COLUMNS])
-        ops = _decode_ops(columns[_GROUP_COLUMNS:])
+        ops, by_column = _decode_ops(columns[_GROUP_COLUMNS:])
         layout = Layout(format_name, groups, ops)
-        check(layout)
-        if encode(layout) != data:
-            raise LayoutError("the layout is not in its one encoding")
+        check_columns(layout, by_column)
     except LayoutError as error:
         error.at(hint="check the file out from another commit or clone, and add it again")
         raise
@@ -116,36 +104,29 @@ def decode(data: bytes | memoryview) -> Layout:
 
 
 def _encode_ops(ops: tuple[Op, ...]) -> list[bytes]:
-    literals = [op.data for op in ops if type(op) is LiteralOp]
+    by_column = columns(ops)
     return [
-        bytes([_CODE_OF[type(op)] for op in ops]),
-        _pack("I", [op.index for op in ops if type(op) is GroupOp]),
-        _pack("I", [op.size for op in ops if type(op) is OpaqueOp]),
-        _pack("I", [op.region for op in ops if type(op) is ChecksumOp]),
-        _pack("I", list(map(len, literals))),
-        b"".join(literals),
+        by_column.codes,
+        _pack("I", by_column.groups),
+        _pack("I", by_column.opaques),
+        _pack("I", by_column.checksums),
+        _pack("I", by_column.literals),
+        b"".join([op.data for op in ops if type(op) is LiteralOp]),
     ]
 
 
 def _unpack(data: bytes | memoryview) -> tuple[str, list[str], list[bytes]]:
-    """Return format, dtypes and columns of the msgpack `data`, with nothing but their types checked."""
-    try:
-        items = msgpack.unpackb(data, max_array_len=MAX_ITEMS, max_map_len=0, max_ext_len=0)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise LayoutError(f"the layout is damaged: {error}") from error
-    if not isinstance(items, list) or len(items) < 2 or items[0] != MAGIC or type(items[1]) is not int:
-        raise LayoutError("this is no layout")
-    if items[1] != VERSION:
-        newer = "use a newer theta-daemon" if items[1] > VERSION else None
-        raise LayoutError(f"the layout has version {items[1]}, known is {VERSION}", hint=newer)
-    match items[2:]:
-        case [str(format_name), [*dtypes], *columns] if (
-            len(columns) == _GROUP_COLUMNS + _OP_COLUMNS
-            and all(type(column) is bytes for column in columns)
-            and all(type(dtype) is str for dtype in dtypes)
-        ):
-            return format_name, dtypes, columns
-    raise LayoutError("the layout is damaged: its columns are not as specified")
+    """Return format, dtypes and columns of `data`, with nothing but their types checked."""
+    match unpack(data):
+        case [str(magic), int(version), *_] if magic == MAGIC and version != VERSION:
+            newer = "use a newer theta-daemon" if version > VERSION else None
+            raise LayoutError(f"the layout has version {version}, known is {VERSION}", hint=newer)
+        case [str(magic), int(), str(format_name), list(dtypes), *items] if magic == MAGIC:
+            columns = [item for item in items if isinstance(item, bytes)]
+            if len(columns) == len(items) == _GROUP_COLUMNS + _OP_COLUMNS:
+                return format_name, dtypes, columns
+            raise LayoutError("the layout is damaged: its columns are not as specified")
+    raise LayoutError("this is no layout")
 
 
 def _decode_groups(dtypes: list[str], columns: list[bytes]) -> tuple[Group, ...]:
@@ -153,42 +134,53 @@ def _decode_groups(dtypes: list[str], columns: list[bytes]) -> tuple[Group, ...]
     _require(len(dtype_codes) == len(kind_codes) == len(ranks))
     _require(max(dtype_codes, default=-1) < len(dtypes))
     _require(max(kind_codes, default=-1) < len(_KINDS))
+    names = _cut(_decode_texts(text, _numbers("I", text_lengths)), _numbers("I", depths))
+    shapes = _cut(_numbers("Q", sizes), ranks)
+    _require(len(names) == len(ranks))
+    _require_one_encoding([dtypes[code] for code in dict.fromkeys(dtype_codes)] == dtypes)
+    _require_one_encoding(len(set(dtypes)) == len(dtypes))
+    if not any(kind_codes):  # owners in C order: most files hold nothing else
+        _require(not owners and not axes)
+        return tuple(map(Group, names, map(dtypes.__getitem__, dtype_codes), shapes))
     kinds = [_KINDS[code] for code in kind_codes]
-    try:
-        texts = [piece.decode("utf-8", "surrogatepass") for piece in _pieces(text, _numbers("I", text_lengths))]
-    except UnicodeDecodeError as error:
-        raise LayoutError(f"the layout is damaged: {error}") from error
+    orders = _cut(axes, [rank if has_axes else 0 for rank, (_, _, has_axes) in zip(ranks, kinds, strict=True)])
+    named = _cut(_numbers("I", owners), [int(has_owner) for _, has_owner, _ in kinds])
     return tuple(
-        Group(name, dtypes[code], shape, order if has_axes else None, role, owner[0] if owner else None)
+        Group(name, dtypes[code], shape, tuple(order) if has_axes else None, role, owner[0] if owner else None)
         for name, code, shape, order, owner, (role, _, has_axes) in zip(
-            _runs(texts, _numbers("I", depths)),
-            dtype_codes,
-            _runs(_numbers("Q", sizes), ranks),
-            _runs(axes, [rank if has_axes else 0 for rank, (_, _, has_axes) in zip(ranks, kinds, strict=True)]),
-            _runs(_numbers("I", owners), [int(has_owner) for _, has_owner, _ in kinds]),
-            kinds,
-            strict=True,
+            names, dtype_codes, shapes, orders, named, kinds, strict=True
         )
     )
 
 
-def _decode_ops(columns: list[bytes]) -> tuple[Op, ...]:
-    codes, groups, opaques, checksums, literal_lengths, literals = columns
-    _require(max(codes, default=-1) < len(_OPS))
-    operands: dict[Callable[..., Op], Sequence[Op]] = {
-        LiteralOp: list(map(LiteralOp, _pieces(literals, _numbers("I", literal_lengths)))),
-        GroupOp: list(map(GroupOp, _numbers("I", groups))),
-        OpaqueOp: list(map(OpaqueOp, _numbers("I", opaques))),
-        ChecksumOp: list(map(ChecksumOp, _numbers("I", checksums))),
-    }
-    following: list[Callable[[], Op]] = []
-    for code, op in enumerate(_OPS):
-        if op in operands:
-            _require(codes.count(code) == len(operands[op]))
-            following.append(iter(operands[op]).__next__)
-        else:
-            following.append(repeat(op()).__next__)
-    return tuple([following[code]() for code in codes])
+def _decode_ops(items: list[bytes]) -> tuple[tuple[Op, ...], OpColumns]:
+    codes, *numbers, literals = items
+    ops = OpColumns(codes, *(_numbers("I", column) for column in numbers))
+    _require(max(codes, default=-1) < len(OPS))
+    operands = {LiteralOp: ops.literals, GroupOp: ops.groups, OpaqueOp: ops.opaques, ChecksumOp: ops.checksums}
+    for op, column in operands.items():
+        _require(codes.count(OPS.index(op)) == len(column))
+    following: list[Iterator[Op]] = [
+        map(LiteralOp, _cut(literals, ops.literals)),
+        map(GroupOp, ops.groups),
+        map(OpaqueOp, ops.opaques),
+        repeat(RegionStartOp()),
+        repeat(RegionEndOp()),
+        map(ChecksumOp, ops.checksums),
+        repeat(CombinedChecksumOp()),
+    ]
+    return tuple(map(next, map(following.__getitem__, codes))), ops
+
+
+def _decode_texts(data: bytes, lengths: Sequence[int]) -> tuple[str, ...]:
+    try:
+        if data.isascii():
+            return tuple(_cut(data.decode("ascii"), lengths))
+        texts = tuple(piece.decode("utf-8", "surrogatepass") for piece in _cut(data, lengths))
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"the layout is damaged: {error}") from error
+    _require_one_encoding(not any(map(_PAIR.search, texts)))
+    return texts
 
 
 def _encode_text(text: str) -> bytes:
@@ -201,7 +193,7 @@ def _encode_text(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def _pack(kind: str, numbers: list[int]) -> bytes:
+def _pack(kind: str, numbers: Sequence[int]) -> bytes:
     return struct.pack(f"<{len(numbers)}{kind}", *numbers)
 
 
@@ -211,19 +203,17 @@ def _numbers(kind: str, column: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(column) // width}{kind}", column)
 
 
-def _pieces(data: bytes, lengths: Sequence[int]) -> list[bytes]:
-    """Cut `data` into pieces of the given lengths, which must use it up."""
-    _require(sum(lengths) == len(data))
-    return [data[end - length : end] for length, end in zip(lengths, accumulate(lengths), strict=True)]
-
-
-def _runs(items: Sequence[T], lengths: Sequence[int]) -> list[tuple[T, ...]]:
-    """Cut `items` into runs of the given lengths, which must use them up."""
+def _cut(items: T, lengths: Sequence[int]) -> list[T]:
+    """Cut `items` into pieces of the given lengths, which must use them up."""
     _require(sum(lengths) == len(items))
-    rest = iter(items)
-    return [tuple(islice(rest, length)) for length in lengths]
+    return [items[end - length : end] for length, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
 def _require(fits: bool) -> None:
     if not fits:
         raise LayoutError("the layout is damaged: its columns do not fit each other")
+
+
+def _require_one_encoding(holds: bool) -> None:
+    if not holds:
+        raise LayoutError("the layout is not in its one encoding")

@@ -18,11 +18,11 @@ they do not match.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from theta_daemon.frozen import Frozen
 
 
-@dataclass(frozen=True, slots=True)
-class OtherKey:
+class OtherKey(Frozen):
     """A key that is neither a string nor an integer, by its text (`None`, `True`, `1.5`, `(1, 2)`)."""
 
     text: str
@@ -42,16 +42,14 @@ class Role(enum.StrEnum):
     VIEW = "view"  # overlaps an owner in any other way: listed, not needed to rebuild
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(Frozen):
     """Where the elements of a view lie in its owner's bytes: the first at `offset`, then by `strides`, all in bytes."""
 
     offset: int
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(Frozen):
     """One named tensor.
 
     `keys` lead from the outermost container to it, as the file spells them (empty for a bare tensor).
@@ -70,47 +68,40 @@ class Tensor:
     window: Window | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Tensors:
+class Tensors(Frozen):
     """Every named tensor, in the order in which the file's own index lists them."""
 
     tensors: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Literal:
+class Literal(Frozen):
     """Bytes of the file's own; consecutive literals are one run."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
+class Hole(Frozen):
     """The bytes of owning tensor `index` come next in the source; the consumer takes them."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class RegionStart:
+class RegionStart(Frozen):
     """A checksummed region begins."""
 
 
-@dataclass(frozen=True, slots=True)
-class RegionEnd:
+class RegionEnd(Frozen):
     """... and ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Checksum:
+class Checksum(Frozen):
     """The file repeats region `region`'s CRC-32 here; `seen` are its 4 bytes."""
 
     region: int
     seen: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CombinedChecksum:
+class CombinedChecksum(Frozen):
     """The file has torch's combined checksum here; `seen` are its 20 bytes."""
 
     seen: bytes

@@ -9,39 +9,51 @@ Values may be shared, cyclic and nested to any depth: nothing here walks them, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 
-
-@dataclass(slots=True, eq=False)
 class Global:
     """A class or function by name; never looked up."""
 
-    module: str
-    name: str
+    __slots__ = __match_args__ = ("module", "name")
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Global(module={self.module!r}, name={self.name!r})"
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class PersistentId:
-    """An object that the pickle leaves to its surroundings (torch: a storage), by the id it gives."""
+    """An object that the pickle leaves to its surroundings (torch: a storage), by the id it gives.
 
-    value: object
+    `meaning` is for whoever understands the id to note what it stands for: many ask for the same.
+    """
+
+    __slots__ = ("meaning", "value")
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        self.meaning: object = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Dict:
     """A dict: its keys and values in turns, as the pickle sets them (a key may come twice)."""
 
-    items: list[object] = field(default_factory=list)
+    __slots__ = __match_args__ = ("items",)
+
+    def __init__(self, items: list[object] | None = None) -> None:
+        self.items: list[object] = [] if items is None else items
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Set:
     """A set or frozenset: its elements as the pickle adds them."""
 
-    elements: list[object] = field(default_factory=list)
+    __slots__ = __match_args__ = ("elements",)
+
+    def __init__(self, elements: list[object] | None = None) -> None:
+        self.elements: list[object] = [] if elements is None else elements
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Object:
     """What calling `constructor` with `arguments` would make, and what was done to it afterwards.
 
@@ -49,21 +61,27 @@ class Object:
     would have become its attributes; None where the pickle says nothing. A second state makes a pair of both.
     """
 
-    constructor: object
-    arguments: tuple[object, ...]
-    keywords: Dict | None = None
-    items: list[object] | None = None
-    elements: list[object] | None = None
-    state: object = None
+    __slots__ = ("arguments", "constructor", "elements", "items", "keywords", "state")
+    __match_args__ = ("constructor", "arguments")
+
+    def __init__(self, constructor: object, arguments: tuple[object, ...], keywords: Dict | None = None) -> None:
+        self.constructor = constructor
+        self.arguments = arguments
+        self.keywords = keywords
+        self.items: list[object] | None = None
+        self.elements: list[object] | None = None
+        self.state: object = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Pickle:
     """One pickle, read to its end.
 
     `value` is its root, `persistent` every persistent id in order of appearance, `end` the offset behind its STOP.
     """
 
-    value: object
-    persistent: list[PersistentId]
-    end: int
+    __slots__ = ("end", "persistent", "value")
+
+    def __init__(self, value: object, persistent: list[PersistentId], end: int) -> None:
+        self.value = value
+        self.persistent = persistent
+        self.end = end

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PEEK_LIMIT = 1 << 20
-_READ_AHEAD = 1 << 16  # a pipe's default capacity: more never comes in one system call
+_READ_AHEAD = 1 << 16  # about as much as copying costs no more than another system call would
 _STEP = 1 << 20
 
 
@@ -192,15 +192,19 @@ class Source:
         return piece
 
     def _fill(self, n: int) -> bool:
-        """Read once, with room for `n` bytes in the buffer, of which fewer are there; False at the end."""
-        if self._start == self._end:
-            self._start = self._end = 0
-        if self._start + n > len(self._buffer):
-            unread = self._buffer[self._start : self._end]
-            self._buffer = bytearray(max(n, len(self._buffer)))
-            self._buffer[: len(unread)] = unread
-            self._start, self._end = 0, len(unread)
-        got = self._readable.readinto(memoryview(self._buffer)[self._end :])
+        """Read once, to have `n` bytes in the buffer, in which fewer are; False at the end.
+
+        Reads no further ahead than it must: what follows may be a group's bytes, which are not to pass through here.
+        """
+        unread = self._end - self._start
+        if n > len(self._buffer):
+            grown = bytearray(n)
+            grown[:unread] = self._buffer[self._start : self._end]
+            self._buffer = grown
+        elif self._start:
+            self._buffer[:unread] = self._buffer[self._start : self._end]
+        self._start, self._end = 0, unread
+        got = self._readable.readinto(memoryview(self._buffer)[unread : max(n, _READ_AHEAD)])
         self._end += got
         return got > 0
 

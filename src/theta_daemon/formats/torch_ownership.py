@@ -13,10 +13,10 @@ all other owners. Further empty tensors with the same storage, dtype and shape a
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from theta_daemon.formats.parts import Role, Tensor, Window
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from theta_daemon.formats.torch_walk import Found
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(Frozen):
     """The bytes `start` to `end` of a storage belong to tensor `index`."""
 
     start: int
@@ -34,8 +33,7 @@ class Range:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ownership:
+class Ownership(Frozen):
     """Every tensor with its role, and the owners in each storage by its key, in file order."""
 
     tensors: tuple[Tensor, ...]
@@ -51,18 +49,27 @@ def assign_owners(found: Sequence[Found]) -> Ownership:
     roles: dict[int, tuple[Role, int | None]] = {}
     owned: dict[str, list[Range]] = {}
     for key, indices in by_storage.items():
+        if len(indices) == 1 and claims[indices[0]].fills:  # most storages have one tensor, all of it
+            owned[key] = [Range(claims[indices[0]].start, claims[indices[0]].end, indices[0])]
+            roles[indices[0]] = _OWNER
+            continue
         empty = [i for i in indices if claims[i].fills and claims[i].start == claims[i].end]
         filling = [i for i in indices if claims[i].fills and claims[i].start < claims[i].end]
         filling.sort(key=lambda i: (claims[i].start, -claims[i].end, claims[i].axes is not None, i))
         owned[key] = [*_own_empty(empty, claims, roles), *_own(filling, claims, roles)]
         _relate_views((i for i in indices if i not in roles), claims, owned[key], roles)
-    tensors = tuple(
-        Tensor(
-            one.keys, one.claim.dtype, one.claim.shape, one.claim.axes, *roles[i], _window(one.claim, claims, *roles[i])
-        )
-        for i, one in enumerate(found)
-    )
-    return Ownership(tensors, owned)
+    tensors = []
+    for i, one in enumerate(found):
+        claim = one.claim
+        if roles[i] is _OWNER:
+            tensors.append(Tensor(one.keys, claim.dtype, claim.shape, claim.axes))
+        else:
+            window = _window(claim, claims, *roles[i])
+            tensors.append(Tensor(one.keys, claim.dtype, claim.shape, claim.axes, *roles[i], window))
+    return Ownership(tuple(tensors), owned)
+
+
+_OWNER = (Role.OWNER, None)
 
 
 def _window(claim: Claim, claims: Sequence[Claim], role: Role, owner: int | None) -> Window | None:
@@ -81,7 +88,7 @@ def _own_empty(
     first: dict[tuple[str, tuple[int, ...]], int] = {}
     for i in indices:
         owner = first.setdefault((claims[i].dtype, claims[i].shape), i)
-        roles[i] = (Role.OWNER, None) if owner == i else (Role.ALIAS, owner)
+        roles[i] = _OWNER if owner == i else (Role.ALIAS, owner)
     return (Range(0, 0, i) for i in first.values())
 
 
@@ -91,7 +98,7 @@ def _own(indices: Iterable[int], claims: Sequence[Claim], roles: dict[int, tuple
         claim = claims[i]
         if not ranges or claim.start >= ranges[-1].end:
             ranges.append(Range(claim.start, claim.end, i))
-            roles[i] = Role.OWNER, None
+            roles[i] = _OWNER
             continue
         owner = ranges[-1].index
         same = claim == claims[owner]

@@ -8,7 +8,6 @@ at the start of a storage of their own, and their storages are numbered in the o
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from theta_daemon.dtypes import count
@@ -16,7 +15,7 @@ from theta_daemon.errors import LayoutError, UnsupportedError
 from theta_daemon.formats.torch_storages import ELEMENTS, STORAGE_CLASSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from theta_daemon.formats.layout import CanonicalTensor
 
@@ -57,21 +56,21 @@ def _nest(tensors: Sequence[CanonicalTensor]) -> Tree:
     return root
 
 
-@dataclass(slots=True)
 class _Level:
     """A dict that is being written: what is left, how many it has in all and in the batch so far."""
 
-    items: Iterator[tuple[str, Tree | CanonicalTensor]]
-    size: int
-    batch: int = 0
+    def __init__(self, tree: Tree) -> None:
+        self.items = iter(tree.items())
+        self.size = len(tree)
+        self.batch = 0
 
 
-@dataclass(slots=True)
 class _Writer:
-    out: bytearray = field(default_factory=lambda: bytearray(b"\x80\x02"))
-    memo: dict[object, int] = field(default_factory=dict)
-    entries: int = 0
-    tensors: list[CanonicalTensor] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.out = bytearray(b"\x80\x02")
+        self.memo: dict[object, int] = {}
+        self.entries = 0
+        self.tensors: list[CanonicalTensor] = []
 
     def tree(self, root: Tree) -> None:
         levels = [self._begin(root)]
@@ -100,7 +99,7 @@ class _Writer:
         self._memoise()
         if len(tree) > 1:
             self.out += b"("
-        return _Level(iter(tree.items()), len(tree))
+        return _Level(tree)
 
     def _tensor(self, tensor: CanonicalTensor) -> None:
         storage_class = _CLASSES.get(tensor.dtype)

@@ -7,15 +7,13 @@ A storage is one record of a torch zip: `<archive>/data/<key>`. A pickle refers 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from theta_daemon.dtypes import DTYPES, MAX_BYTES
 from theta_daemon.errors import CheckpointError
 from theta_daemon.formats.pickle_values import Global, PersistentId
+from theta_daemon.frozen import Frozen
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(Frozen):
     """An element type: `size` bytes each, `dtype` its name in the metadata.
 
     `dtype` is None where the metadata has no name for it: such tensors are carried as raw bytes. `packed` types put
@@ -62,8 +60,7 @@ STORAGE_CLASSES: dict[str, Element] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(Frozen):
     """One storage as a persistent id describes it: `nbytes` long, of elements `element`.
 
     For a class that is not known both are None: the file itself must say how long the record is.
@@ -79,12 +76,16 @@ def parse_storage(persistent: PersistentId) -> Storage:
 
     Raises CheckpointError for anything that is not torch's id of a storage.
     """
+    if isinstance(persistent.meaning, Storage):
+        return persistent.meaning
     match persistent.value:
-        case ("storage", Global(name=name), str(key), str(), int(numel)) if (
+        case ("storage", Global() as made_by, str(key), str(), int(numel)) if (
             type(numel) is int and 0 <= numel <= MAX_BYTES and key and key.isprintable()
         ):
-            element = STORAGE_CLASSES.get(name)
-            return Storage(key, element, None if element is None else numel * element.size)
+            element = STORAGE_CLASSES.get(made_by.name)
+            storage = Storage(key, element, None if element is None else numel * element.size)
+            persistent.meaning = storage
+            return storage
         case _:
             raise CheckpointError("the pickle holds a persistent id that is no storage's")
 

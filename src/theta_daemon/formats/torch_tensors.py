@@ -6,20 +6,20 @@ as large as the tensor says it is: an expanded tensor of 4 TB is a few numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from theta_daemon.dtypes import MAX_BYTES, MAX_RANK, count
 from theta_daemon.errors import CheckpointError
 from theta_daemon.formats.pickle_values import Dict, Global, Object, PersistentId
 from theta_daemon.formats.torch_storages import ELEMENTS, Storage, parse_storage
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Frozen):
     """The bytes `start` to `end` of storage `key`, as a tensor of `dtype` and `shape`.
 
     `fills`: its elements are exactly these bytes, each once, in the order of `axes` (as in parts.Tensor); otherwise it
@@ -34,8 +34,16 @@ class Claim:
     start: int
     end: int
     fills: bool
-    strides: tuple[int, ...] | None = field(default=None, compare=False)
+    strides: tuple[int, ...] | None = None
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Claim) and _but_strides(self) == _but_strides(other)
+
+    def __hash__(self) -> int:
+        return hash(_but_strides(self))
+
+
+_but_strides = attrgetter(*Claim.__match_args__[:-1])
 
 RAW = "uint8"  # the dtype of tensors that are carried as bytes
 
@@ -83,8 +91,7 @@ def claim_tensor(
         )
     if raw:
         return Claim(storage.key, name, (elements * element.size,), None, start, end, fills=dense)
-    steps = tuple(step * element.size for step in strides)
-    return Claim(storage.key, name, shape, axes if dense else None, start, end, fills=dense, strides=steps)
+    return Claim(storage.key, name, shape, axes, start, end, dense, tuple([step * element.size for step in strides]))
 
 
 def _claim_all(storage: Storage) -> Claim:
@@ -103,7 +110,7 @@ def _integers(value: object) -> tuple[int, ...]:
     for n in value:
         if type(n) is not int or not 0 <= n <= MAX_BYTES:
             raise CheckpointError("its sizes or strides are not all sensible integers")
-    return tuple(n for n in value if type(n) is int)
+    return tuple(value)
 
 
 def _order(shape: Sequence[int], strides: Sequence[int]) -> tuple[tuple[int, ...] | None, bool]:
@@ -111,6 +118,13 @@ def _order(shape: Sequence[int], strides: Sequence[int]) -> tuple[tuple[int, ...
 
     Axes of size 1 have no say: torch gives them any stride. Out of C order they come first, so that the answer is one.
     """
+    expected = 1
+    for n, step in zip(reversed(shape), reversed(strides), strict=True):
+        if n != 1 and step != expected:
+            break
+        expected *= n
+    else:
+        return None, True
     long = [axis for axis, n in enumerate(shape) if n != 1]
     order = sorted(long, key=strides.__getitem__, reverse=True)
     expected = 1
@@ -118,8 +132,6 @@ def _order(shape: Sequence[int], strides: Sequence[int]) -> tuple[tuple[int, ...
         if strides[axis] != expected:
             return None, False
         expected *= shape[axis]
-    if order == long:
-        return None, True
     return (*(axis for axis, n in enumerate(shape) if n == 1), *order), True
 
 

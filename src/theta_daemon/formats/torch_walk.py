@@ -12,13 +12,13 @@ bytes of the file. The walk keeps its own stack: nothing here recurses over the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 
 from theta_daemon.errors import CheckpointError
 from theta_daemon.formats.parts import Key, OtherKey
 from theta_daemon.formats.pickle_values import Dict, Global, Object, PersistentId, Set
 from theta_daemon.formats.torch_tensors import Claim, claim_storage, claim_tensor, has_bits
+from theta_daemon.frozen import Frozen
 
 MAX_DEPTH = 128  # containers inside each other that lead to a listed tensor
 MAX_WRAPPERS = 8  # rebuild functions around each other that make one tensor
@@ -30,8 +30,7 @@ _SPARE_KEY_TEXT = 1 << 20
 Children = Iterable[tuple[object, object]]  # keys as the pickle has them, and values
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Frozen):
     """One named tensor."""
 
     keys: tuple[Key, ...]
@@ -107,21 +106,33 @@ def _look_object(value: Object) -> tuple[Claim | None, Children | None]:
     more: list[Children] = []
     for _ in range(MAX_WRAPPERS):
         more += _contents(value)
-        match _torch_function(value), value.arguments:
+        function = _torch_function(value)
+        if function not in _WRAPPERS:
+            break
+        match function, value.arguments:
             case "_rebuild_parameter" | "_rebuild_device_tensor_from_cpu_tensor", (Object() as value, *_):
                 continue
             case "_rebuild_parameter_with_state", (Object() as value, _, _, state):
                 more.append(_attributes(state))
                 continue
-            case "_rebuild_from_type_v2" | "_rebuild_from_type", (function, _, tuple(arguments), state):
+            case "_rebuild_from_type_v2" | "_rebuild_from_type", (inner, _, tuple(arguments), state):
                 more.append(_attributes(state))
-                value = Object(function, arguments)
+                value = Object(inner, arguments)
                 continue
         break
     claim, children = _look_function(_torch_function(value), value.arguments)
     if children is not None:
         more.insert(0, children)
     return claim, chain.from_iterable(more) if more else None
+
+
+_WRAPPERS = {
+    "_rebuild_parameter",
+    "_rebuild_device_tensor_from_cpu_tensor",
+    "_rebuild_parameter_with_state",
+    "_rebuild_from_type_v2",
+    "_rebuild_from_type",
+}
 
 
 def _torch_function(value: Object) -> str:

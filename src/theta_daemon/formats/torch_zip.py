@@ -41,6 +41,7 @@ __all__ = ["canonical", "read"]
 
 MAX_PICKLE = 1 << 29  # bytes of data.pkl, which is held in memory while it is read
 
+_HEADER = 1 << 8  # bytes that hold nearly every local header of torch's
 _WINDOWS = (1 << 8, 1 << 16, PEEK_LIMIT)  # how far ahead to look for the end of a small record
 _PIECE = 1 << 20
 _SERIALIZATION_ID = 40  # 20 digits from the records' names, 20 from their checksums
@@ -60,6 +61,9 @@ def read(source: Source) -> Iterator[Part]:
         raise
 
 
+_REGION_START, _REGION_END = RegionStart(), RegionEnd()
+
+
 class _Reader:
     """Reads one file. `regions` has, by the offset of its local header, each record's region and length."""
 
@@ -73,21 +77,21 @@ class _Reader:
         self._directory: dict[int, CentralHeader] | None = None
 
     def parts(self) -> Iterator[Part]:
-        header = self._peek_header()
+        header = self._local_header(self._source.peek(_HEADER))
         self._archive = header.name.partition(b"/")[0] + b"/"
         if header.name != self._archive + b"data.pkl" or header.size is not None or not header.is_plain:
             self._contents = self._look_ahead()
-        while self._source.peek(4) == zips.LOCAL:
-            yield from self._record(self._peek_header())
+        yield from self._records()
         if self._contents is None:
             raise _no_checkpoint()
         yield from self._announce(self._contents)
         yield from self._end()
         self._contents.check_complete()
 
-    def _peek_header(self) -> LocalHeader:
-        length = zips.local_length(self._source.peek(zips.LOCAL_SIZE))
-        return zips.parse_local(self._source.peek(length))
+    def _local_header(self, window: bytes) -> LocalHeader:
+        """Return the local header that comes next; `window` is what was peeked of it."""
+        length = zips.local_length(window)
+        return zips.parse_local(window if length <= len(window) else self._source.peek(length))
 
     def _look_ahead(self) -> Contents:
         """Spool the file and return what its directory and its pickle say."""
@@ -112,27 +116,45 @@ class _Reader:
 
     # --- records --------------------------------------------------------------------------------
 
-    def _record(self, header: LocalHeader) -> Iterator[Part]:
-        name = header.name
-        if name in self._names:
-            raise zips.damaged(f"the zip holds {_text(name)} twice")
-        self._names.add(name)
-        offset = self._source.position
-        region = len(self._regions)
-        if self._contents is not None and self._contents.is_storage(name):
-            yield from self._announce(self._contents)
-        yield Literal(self._source.read(header.length))
-        yield RegionStart()
-        start = self._source.position
-        if self._contents is None and name == self._archive + b"data.pkl":
-            yield from self._pickle()
-        else:
-            yield from self._data(header, self._size(header, offset))
-        size = self._source.position - start
-        yield RegionEnd()
-        self._regions[offset] = region, size
-        if header.has_descriptor:
-            yield from self._descriptor(header, region, size)
+    def _records(self) -> Iterator[Part]:
+        """Yield all records. Most are a storage that is one hole, so that way through is short."""
+        source = self._source
+        behind = b""  # the end of the last record
+        while (window := source.peek(_HEADER)).startswith(zips.LOCAL):
+            header = self._local_header(window)
+            name = header.name
+            if name in self._names:
+                raise zips.damaged(f"the zip holds {_text(name)} twice")
+            self._names.add(name)
+            offset, region = source.position, len(self._regions)
+            contents = self._contents
+            if contents is not None and not self._announced and contents.is_storage(name):
+                yield from self._announce(contents)
+            yield Literal(behind + source.read(header.length))
+            yield _REGION_START
+            start = source.position
+            if contents is None and name == self._archive + b"data.pkl":
+                yield from self._pickle()
+            else:
+                size = self._size(header, offset)
+                ranges = contents.take(name, size, is_plain=header.is_plain) if contents else []
+                for owned in ranges:
+                    if source.position < start + owned.start:
+                        yield from self._literals(start + owned.start - source.position)
+                    yield Hole(owned.index)
+                if source.position < start + size:
+                    yield from self._rest(header, start + size - source.position)
+            size = source.position - start
+            yield _REGION_END
+            self._regions[offset] = region, size
+            behind = b""
+            if header.has_descriptor:
+                descriptor = source.read(self._descriptor_length(header, size))
+                yield Literal(descriptor[:4])
+                yield Checksum(region, descriptor[4:8])
+                behind = descriptor[8:]
+        if behind:
+            yield Literal(behind)
 
     def _pickle(self) -> Iterator[Part]:
         data = bytearray()
@@ -150,23 +172,17 @@ class _Reader:
         for at in range(0, len(data), _PIECE):
             yield Literal(bytes(data[at : at + _PIECE]))
 
-    def _data(self, header: LocalHeader, size: int) -> Iterator[Part]:
-        contents = self._contents
-        ranges = contents.take(header.name, size, is_plain=header.is_plain) if contents else []
-        start = self._source.position
-        for owned in ranges:
-            yield from self._literals(start + owned.start - self._source.position)
-            yield Hole(owned.index)
-        if header.name == self._archive + b".data/serialization_id" and size == _SERIALIZATION_ID:
+    def _rest(self, header: LocalHeader, n: int) -> Iterator[Part]:
+        """Yield the last `n` bytes of a record, which are nobody's."""
+        if header.name == self._archive + b".data/serialization_id" and n == _SERIALIZATION_ID:
             half = _SERIALIZATION_ID // 2
             yield Literal(self._source.read(half))
             yield CombinedChecksum(self._source.read(half))
-        elif header.name == self._archive + b"byteorder" and size == len(_BIG_ENDIAN):
-            if contents is not None and not self._announced and self._source.peek(size) == _BIG_ENDIAN:
-                contents.forget()
-            yield from self._literals(size)
-        else:
-            yield from self._literals(start + size - self._source.position)
+            return
+        is_order = header.name == self._archive + b"byteorder" and n == len(_BIG_ENDIAN)
+        if is_order and self._contents and not self._announced and self._source.peek(n) == _BIG_ENDIAN:
+            self._contents.forget()
+        yield from self._literals(n)
 
     def _size(self, header: LocalHeader, offset: int) -> int:
         """Return the length of a record's data: what its header, the directory, the pickle or a descriptor says."""
@@ -186,7 +202,7 @@ class _Reader:
             raise zips.damaged(f"the zip's directory lacks {_text(header.name)}")
         return self._directory[offset].size
 
-    def _descriptor(self, header: LocalHeader, region: int, size: int) -> Iterator[Part]:
+    def _descriptor_length(self, header: LocalHeader, size: int) -> int:
         window = self._source.peek(zips.DESCRIPTOR_WINDOW)
         if len(window) < zips.DESCRIPTOR_WINDOW:
             raise TruncatedError(f"the file ends behind {_text(header.name)}")
@@ -194,10 +210,7 @@ class _Reader:
         if length is None:
             parameter = self._contents.parameter_in(header.name) if self._contents else None
             raise zips.damaged(f"{_text(header.name)} does not have the {size} bytes that it should have", parameter)
-        data = self._source.read(length)
-        yield Literal(data[:4])
-        yield Checksum(region, data[4:8])
-        yield Literal(data[8:])
+        return length
 
     # --- the directory and the end --------------------------------------------------------------
 
@@ -227,19 +240,31 @@ class _Reader:
             yield Literal(piece)
 
     def _central(self) -> Iterator[Part]:
-        data = self._source.read(zips.central_length(self._source.peek(zips.CENTRAL_SIZE)))
-        header = zips.parse_central(data)
-        record = self._regions.get(header.offset)
-        if record is None:
-            yield Literal(data)
-            return
-        region, size = record
-        if header.size != size:
-            raise zips.damaged(f"the zip's directory gives {_text(header.name)} {header.size} bytes instead of {size}")
-        crc = zips.CENTRAL_CRC
-        yield Literal(data[:crc])
-        yield Checksum(region, data[crc : crc + 4])
-        yield Literal(data[crc + 4 :])
+        """Yield as many entries of the directory as one look ahead shows."""
+        window = self._source.peek(PEEK_LIMIT)
+        at = taken = 0
+        while window.startswith(zips.CENTRAL, at):
+            try:
+                header = zips.parse_central(window, at)
+            except TruncatedError:
+                if not at:
+                    raise
+                break
+            record = self._regions.get(header.offset)
+            if record is not None:
+                region, size = record
+                if header.size != size:
+                    raise zips.damaged(
+                        f"the zip's directory gives {_text(header.name)} {header.size} bytes instead of {size}"
+                    )
+                crc = at + zips.CENTRAL_CRC
+                yield Literal(window[taken:crc])
+                yield Checksum(region, window[crc : crc + 4])
+                taken = crc + 4
+            at += header.length
+        if taken < at:
+            yield Literal(window[taken:at])
+        self._source.read(at)
 
     def _literals(self, n: int) -> Iterator[Part]:
         while n:

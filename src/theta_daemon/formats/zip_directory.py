@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from theta_daemon.errors import TruncatedError
@@ -23,6 +22,7 @@ from theta_daemon.formats.zip_records import (
     local_length,
     parse_central,
 )
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +36,7 @@ _LONGEST_HEADER = CENTRAL_SIZE + 3 * 0xFFFF  # name, extra fields and comment ha
 _STEP = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(Frozen):
     """The records of a file, in the order of its central directory."""
 
     entries: tuple[CentralHeader, ...]

@@ -8,9 +8,9 @@ has no size in its header, and its end is where a descriptor gives the distance 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from theta_daemon.errors import CheckpointError, TruncatedError
+from theta_daemon.frozen import Frozen
 
 LOCAL = b"PK\x03\x04"
 DESCRIPTOR = b"PK\x07\x08"
@@ -28,6 +28,11 @@ DESCRIPTOR_WINDOW = 26  # bytes that tell a descriptor: the longest form, and th
 
 CENTRAL_CRC = 16  # the offset of the checksum in a central header
 
+# From the flags on: method, (time, date, CRC,) sizes compressed and not, lengths of name and extra field(, and comment,
+# and where the local header is).
+_LOCAL = struct.Struct("<6xHH8xIIHH")
+_CENTRAL = struct.Struct("<8xHH8xIIHHH8xI")
+
 _ENCRYPTED = 1 << 0
 _HAS_DESCRIPTOR = 1 << 3
 _STORED = 0
@@ -35,8 +40,7 @@ _ZIP64 = 1  # the id of the extra field that holds what does not fit 32 bits
 _MAX32 = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class LocalHeader:
+class LocalHeader(Frozen):
     """What stands before a record's data.
 
     `length` is the header's own; `size` the data's, None where a descriptor tells. `is_plain` data are neither
@@ -50,8 +54,7 @@ class LocalHeader:
     is_plain: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CentralHeader:
+class CentralHeader(Frozen):
     """What the directory says of a record: where its local header begins, and how long its data are in the file."""
 
     name: bytes
@@ -63,20 +66,27 @@ class CentralHeader:
 
 def local_length(head: bytes) -> int:
     """Return the length of the local header that begins with the LOCAL_SIZE bytes `head`."""
-    _require(head, LOCAL_SIZE)
-    name, extra = struct.unpack_from("<HH", head, 26)
+    if len(head) < LOCAL_SIZE:
+        raise _cut()
+    *_, name, extra = _LOCAL.unpack_from(head)
     return LOCAL_SIZE + int(name) + int(extra)
 
 
 def parse_local(data: bytes) -> LocalHeader:
-    """Return the local header `data`, which is as long as `local_length` says."""
-    _require(data, local_length(data))
-    flags, method, _, _, compressed, plain, name = struct.unpack_from("<HHIIIIH", data, 6)
-    size, *_ = _wide(data[LOCAL_SIZE + name :], compressed, plain)
+    """Return the local header that `data` begins with. Raises TruncatedError where it does not end there."""
+    if len(data) < LOCAL_SIZE:
+        raise _cut()
+    flags, method, compressed, plain, name, extra = _LOCAL.unpack_from(data)
+    length = LOCAL_SIZE + name + extra
+    if len(data) < length:
+        raise _cut()
+    size = compressed
+    if compressed == _MAX32 or plain == _MAX32:
+        size, *_ = _wide(data[LOCAL_SIZE + name : length], compressed, plain)
     has_descriptor = bool(flags & _HAS_DESCRIPTOR)
     return LocalHeader(
         data[LOCAL_SIZE : LOCAL_SIZE + name],
-        len(data),
+        length,
         None if has_descriptor and not size else size,
         has_descriptor,
         method == _STORED and not flags & _ENCRYPTED,
@@ -85,19 +95,26 @@ def parse_local(data: bytes) -> LocalHeader:
 
 def central_length(head: bytes) -> int:
     """Return the length of the central header that begins with the CENTRAL_SIZE bytes `head`."""
-    _require(head, CENTRAL_SIZE)
-    return CENTRAL_SIZE + sum(map(int, struct.unpack_from("<HHH", head, 28)))
+    if len(head) < CENTRAL_SIZE:
+        raise _cut()
+    *_, name, extra, comment, _ = _CENTRAL.unpack_from(head)
+    return CENTRAL_SIZE + int(name) + int(extra) + int(comment)
 
 
-def parse_central(data: bytes) -> CentralHeader:
-    """Return the central header `data`, which is as long as `central_length` says."""
-    _require(data, central_length(data))
-    flags, method, _, _, compressed, plain, name, extra = struct.unpack_from("<HHIIIIHH", data, 8)
-    (offset,) = struct.unpack_from("<I", data, 42)
-    extras = data[CENTRAL_SIZE + name : CENTRAL_SIZE + name + extra]
-    size, _, offset = _wide(extras, compressed, plain, offset)
+def parse_central(data: bytes, at: int = 0) -> CentralHeader:
+    """Return the central header that begins at `at` in `data`. Raises TruncatedError where it does not end there."""
+    if len(data) < at + CENTRAL_SIZE:
+        raise _cut()
+    flags, method, compressed, plain, name, extra, comment, offset = _CENTRAL.unpack_from(data, at)
+    start = at + CENTRAL_SIZE
+    length = CENTRAL_SIZE + name + extra + comment
+    if len(data) < at + length:
+        raise _cut()
+    size = compressed
+    if compressed == _MAX32 or plain == _MAX32 or offset == _MAX32:
+        size, _, offset = _wide(data[start + name : start + name + extra], compressed, plain, offset)
     is_plain = method == _STORED and not flags & _ENCRYPTED
-    return CentralHeader(data[CENTRAL_SIZE : CENTRAL_SIZE + name], len(data), offset, size, is_plain)
+    return CentralHeader(data[start : start + name], length, offset, size, is_plain)
 
 
 def descriptor_length(window: bytes, size: int, *, stored: bool) -> int | None:
@@ -129,8 +146,6 @@ def find_descriptor(window: bytes, before: int, *, stored: bool) -> int | None:
 
 def _wide(extras: bytes, compressed: int, plain: int, offset: int = 0) -> tuple[int, int, int]:
     """Return the compressed size, the size and the offset, from the zip64 extra field where they need 64 bits."""
-    if _MAX32 not in (compressed, plain, offset):
-        return compressed, plain, offset
     at = 0
     while at + 4 <= len(extras):
         kind, length = struct.unpack_from("<HH", extras, at)
@@ -146,9 +161,8 @@ def _wide(extras: bytes, compressed: int, plain: int, offset: int = 0) -> tuple[
     return compressed, plain, offset
 
 
-def _require(data: bytes, n: int) -> None:
-    if len(data) < n:
-        raise TruncatedError("the file ends inside a header of its zip structure")
+def _cut() -> TruncatedError:
+    return TruncatedError("the file ends inside a header of its zip structure")
 
 
 def damaged(what: str, parameter: str | None = None) -> CheckpointError:

@@ -15,13 +15,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 import threading
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, cast
 
 from theta_daemon import gitcmd
 from theta_daemon.errors import RepositoryError, printable, reason
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,16 +33,14 @@ _DRAINED = 1 << 20  # up to this size reading what is not wanted costs less than
 FOUND = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) ([a-z]+) ([0-9]{1,18})\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(Frozen):
     """A blob's id, in hexadecimal, and all its bytes."""
 
     id: str
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Frozen):
     """What a look at a blob shows: id, size in bytes, and all its bytes where it begins like JSON."""
 
     id: str
@@ -51,8 +48,7 @@ class Look:
     data: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
+class _Running(Frozen):
     child: gitcmd.Child
     answers: IO[bytes]
     said: IO[bytes]  # a file, because a pipe that nobody reads could fill
@@ -162,6 +158,8 @@ def _scratch() -> IO[bytes]:
     try:
         if hasattr(os, "memfd_create"):  # Linux
             return os.fdopen(os.memfd_create("git cat-file"), "w+b")
+        import tempfile  # and with it shutil, random, bz2, lzma: 4 ms
+
         return tempfile.TemporaryFile()
     except OSError as error:
         raise RepositoryError(f"no temporary file can be made: {reason(error)}", hint="make room") from error

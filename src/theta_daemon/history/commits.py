@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, cast
 
 from theta_daemon import gitcmd
 from theta_daemon.errors import RepositoryError
+from theta_daemon.frozen import Frozen
 from theta_daemon.history import catfile
 from theta_daemon.history.catfile import FOUND, LIMIT, Blob, local_environment
 from theta_daemon.history.index import REGULAR
@@ -28,8 +28,7 @@ _MARKS = (b'"lfs_metadata"', b'"theta_daemon"')
 _AT_ONCE = 10_000  # blobs for one child that reads
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Frozen):
     """A path whose metadata a commit added or changed; `old` is None where there was none before."""
 
     path: bytes
@@ -37,8 +36,7 @@ class Change:
     new: Blob
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Frozen):
     """Metadata in a range of commits. `path` is one path that has it, for messages: a line break cuts it off."""
 
     path: bytes

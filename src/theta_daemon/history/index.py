@@ -6,10 +6,10 @@ For verbs that list or count. What clean needs of the index, one path at a time,
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from theta_daemon import gitcmd
+from theta_daemon.frozen import Frozen
 from theta_daemon.history import catfile
 from theta_daemon.history.catfile import local_environment
 
@@ -23,8 +23,7 @@ REGULAR = b"100"  # how the mode of a file begins, executable or not
 _MERGED = b"0"
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Frozen):
     """A regular file of the index; `blob` is the id of its blob, None where the stages of an unfinished merge stand."""
 
     path: bytes

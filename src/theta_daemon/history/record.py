@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from theta_daemon import gitcmd
+from theta_daemon.frozen import Frozen
 from theta_daemon.history.catfile import CatFile, local_environment
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ _MISREAD = re.compile(rb"[\n~^]|@\{|\r\Z|-g[0-9a-fA-F]+\Z")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Frozen):
     """One version of a path's metadata.
 
     `origin` says where it stands, for messages ("index", "index stage 2", "HEAD", "MERGE_HEAD", ...); `blob` is the

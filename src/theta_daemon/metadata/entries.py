@@ -6,8 +6,9 @@ The form on disk is defined in protocol/metadata.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,17 +22,21 @@ LFS_VERSION = "https://git-lfs.github.com/spec/v1"
 NO_HASH = (0,) * 16
 """The hash of entries that git-theta need not recognise."""
 
+MOST_HASHES = 1024
+"""Integers in the longest hash: 16, unless GIT_THETA_LSH_SIGNATURE_SIZE told git-theta otherwise."""
 
-@dataclass(frozen=True, slots=True)
-class ObjectRef:
+INT64 = 1 << 63
+"""One more than the largest size, and than the largest integer of a hash."""
+
+
+class ObjectRef(Frozen):
     """An object in the stores: its SHA-256 as 64 lower-case hex digits, and its size in bytes."""
 
     oid: str
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(Frozen):
     """One step of a replay chain: an object and how to apply it."""
 
     update_type: str
@@ -39,8 +44,7 @@ class Update:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Frozen):
     """One parameter group.
 
     `shape` and `dtype` (a name of `dtypes.DTYPES`) are those of the value. `hash` is git-theta's signature, 16 int64,
@@ -62,8 +66,7 @@ class Entry:
     replay: tuple[Update, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(Frozen):
     """The file around the parameter groups.
 
     `format` names the checkpoint format, `layout` the object with its skeleton; `opaque` are the objects with bytes
@@ -75,8 +78,7 @@ class FileEntry:
     opaque: tuple[ObjectRef, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(Frozen):
     """A whole metadata file; `file` is None in what git-theta wrote. `text.parse` gives the entries sorted by name."""
 
     entries: Mapping[Name, Entry]

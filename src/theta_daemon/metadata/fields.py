@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from theta_daemon import dtypes
 from theta_daemon.errors import CheckpointError, MetadataError, UnsupportedError
-from theta_daemon.metadata.entries import Entry, FileEntry, ObjectRef, Update
+from theta_daemon.metadata.entries import INT64, MOST_HASHES, Entry, FileEntry, ObjectRef, Update
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -21,8 +21,6 @@ DIGEST_PREFIX = "blake3:"
 FILE_VERSION = "1"
 MAX_DEPTH = 256  # components of the longest name
 
-_INT64 = 1 << 63
-_MOST_HASHES = 1024  # 16, unless GIT_THETA_LSH_SIGNATURE_SIZE told git-theta otherwise
 _OID = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(DIGEST_PREFIX + _OID.pattern)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -120,17 +118,17 @@ def _dtype(value: object, shape: tuple[int, ...]) -> str:
 def _hash(value: object) -> tuple[int, ...]:
     if (
         not isinstance(value, list)
-        or not 1 <= len(value) <= _MOST_HASHES
+        or not 1 <= len(value) <= MOST_HASHES
         or set(map(type, value)) != {int}
-        or not (min(value) >= -_INT64 and max(value) < _INT64)
+        or not (min(value) >= -INT64 and max(value) < INT64)
     ):
-        raise MetadataError(f"the hash is not a list of at most {_MOST_HASHES} 64-bit integers")
+        raise MetadataError(f"the hash is not a list of at most {MOST_HASHES} 64-bit integers")
     return tuple(value)
 
 
 def _size(value: object) -> int:
     size = int(_match(_DECIMAL, value, "size"))
-    if size >= _INT64:
+    if size >= INT64:
         raise MetadataError(f"the size {size} is larger than any file")
     return size
 

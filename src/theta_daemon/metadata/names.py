@@ -8,7 +8,6 @@ change to them renames parameters in every later commit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,14 +60,16 @@ def assign(paths: Sequence[Sequence[Hashable]]) -> list[Name]:
     return [(*inside.prefix, text) for (inside, _, _), text in zip(tensors, given[len(inner) :], strict=True)]
 
 
-@dataclass(slots=True, eq=False)
 class _Container:
     """A dictionary or list of the checkpoint, while names are given out in it."""
 
-    prefix: Name = ()
-    children: dict[Hashable, _Container] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=set)
-    numbers: dict[str, int] = field(default_factory=dict)  # stem of a text -> the next number to try
+    __slots__ = ("children", "numbers", "prefix", "taken")
+
+    def __init__(self) -> None:
+        self.prefix: Name = ()
+        self.children: dict[Hashable, _Container] = {}
+        self.taken: set[str] = set()
+        self.numbers: dict[str, int] = {}  # stem of a text -> the next number to try
 
     def take(self, text: str) -> bool:
         """Take `text`, if it is free."""

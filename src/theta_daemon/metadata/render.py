@@ -7,6 +7,7 @@ slower; the tests compare the two.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING
 
@@ -36,10 +37,11 @@ _ENTRY = """{
         "last_commit": %s
     }%s
 }"""
-_OURS = """,
-    "theta_daemon": {
-        "digest": "%s"%s
-    }"""
+_OURS = f""",
+    "theta_daemon": {{
+        "digest": "{fields.DIGEST_PREFIX}%s"%s
+    }}"""
+_OURS_WITHOUT_REPLAY = _OURS % ("%s", "")
 _REPLAY = """,
         "replay": [
             %s
@@ -69,15 +71,17 @@ def pieces(metadata: Metadata) -> Iterator[str]:
     before: Name = ()
     for name in sorted(metadata.entries):
         _check(name, before)
-        shared = _shared(around, name[:-1])
-        for depth in range(len(around), shared, -1):
-            yield f"\n{depth * _INDENT}}}"
-        for depth in range(shared, len(name) - 1):
-            yield _line(comma, depth + 1, name[depth]) + "{"
-            comma = ""
-        yield _line(comma, len(name), name[-1]) + _indented(_entry_text(metadata.entries[name]), len(name))
+        inside = name[:-1]
+        if inside != around:
+            shared = _shared(around, inside)
+            for depth in range(len(around), shared, -1):
+                yield f"\n{depth * _INDENT}}}"
+            for depth in range(shared, len(inside)):
+                yield _line(comma, depth + 1, name[depth]) + "{"
+                comma = ""
+        yield _line(comma, len(name), name[-1]) + _entry_text(metadata.entries[name], len(name))
         comma = ","
-        around, before = name[:-1], name
+        around, before = inside, name
     for depth in range(len(around), -1, -1):
         yield f"\n{depth * _INDENT}}}"
 
@@ -114,20 +118,36 @@ def _free_key(entries: Iterable[Name]) -> str:
     return key
 
 
-def _entry_text(entry: Entry) -> str:
+def _entry_text(entry: Entry, depth: int) -> str:
     if entry.replay and entry.digest is None:
         raise ValueError("an entry with a replay needs a digest")
-    return _ENTRY % (
+    known = (
         entry.shape,
         entry.dtype,
-        _NEXT_IN_LIST.join(map(str, entry.hash)),
+        _hash_text(entry.hash, depth),
         quoted(entry.version),
         entry.oid,
         entry.size,
         entry.update_type,
         "null" if entry.last_commit is None else f'"{entry.last_commit}"',
-        "" if entry.digest is None else _OURS % (fields.DIGEST_PREFIX + entry.digest, _replay_text(entry.replay)),
     )
+    if entry.digest is None:
+        return _template(depth, "") % known
+    if entry.replay:
+        return _template(depth, _OURS) % (*known, entry.digest, _indented(_replay_text(entry.replay), depth))
+    return _template(depth, _OURS_WITHOUT_REPLAY) % (*known, entry.digest)
+
+
+# Most entries of a file are as deep as each other, and have no hash.
+@lru_cache(maxsize=64)
+def _template(depth: int, ours: str) -> str:
+    """Return the text of an entry `depth` levels below the top, `%` in the places of its fields; `ours` ends it."""
+    return _indented(_ENTRY.replace("%s\n}", f"{ours}\n}}"), depth)
+
+
+@lru_cache(maxsize=64)
+def _hash_text(hash_: tuple[int, ...], depth: int) -> str:
+    return _indented(_NEXT_IN_LIST.join(map(str, hash_)), depth)
 
 
 def _replay_text(replay: tuple[Update, ...]) -> str:

@@ -1,5 +1,7 @@
 """The metadata file as bytes: `parse` and `serialize`, and `kind`, which tells it from what else git may hold.
 
+`read` is `kind` and `parse` in one: the text is gone through once.
+
 `serialize` is the one encoding of a `Metadata`, and exactly git-theta's: JSON with 4 spaces, ASCII, names nested by
 their components and sorted as tuples, no newline at the end. `parse` takes any spacing and order, because people and
 merges edit these files, but nothing else: every other difference is an error. The bytes are hostile. The form is
@@ -17,10 +19,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from theta_daemon.errors import ConflictError, MetadataError, ThetaError
 from theta_daemon.metadata import fields, render
-from theta_daemon.metadata.entries import Metadata
+from theta_daemon.metadata.entries import Entry, Metadata
+from theta_daemon.metadata.lift import HOLE, lift
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from theta_daemon.metadata.entries import Name
 
@@ -38,7 +41,7 @@ class Kind(enum.Enum):
 
 _START = re.compile(rb'[ \t\r\n]*(?:\{[ \t\r\n]*(?:["}]|<{7})|<{7})')
 _SNIFF = 4096
-_MARKERS = [re.compile(rb"^" + mark + rb"{7,}(?: .*)?\r?$", re.MULTILINE) for mark in (b"<", b"=", b">")]
+_MARKERS = [rb"(?m)^" + mark + rb"{7,}(?: .*)?\r?$" for mark in (b"<", b"=", b">")]
 _KEYS = [f'"{key}"'.encode() for key in (fields.TENSOR, fields.LFS, fields.THETA, fields.OURS)]
 _MAX_DIGITS = 20  # of a 64-bit integer and its sign
 
@@ -50,7 +53,7 @@ def kind(data: bytes) -> Kind:
     still find fault with it. CONFLICT has a line of each conflict marker (also diff3 and zdiff3, also CRLF). Almost all
     that is OTHER is so by its first bytes, whatever its size.
     """
-    if not _START.match(data) or b"\0" in data[:_SNIFF]:  # the length before a safetensors header may begin like JSON
+    if not _may_be_metadata(data):
         return Kind.OTHER
     if len(data) <= MAX_SIZE:
         try:
@@ -68,17 +71,22 @@ def parse(data: bytes) -> Metadata:
     Raises ConflictError for conflict markers, UnsupportedError for what a newer version wrote, MetadataError for
     everything else that is not well-formed; they name the parameter where there is one.
     """
-    tree = _load(data)
-    file_key = _file_key(tree)
-    file = None if file_key is None else fields.file_entry(tree.pop(file_key))
-    entries = {}
-    for name, value in _flatten(tree):
-        try:
-            entries[name] = fields.entry(value)
-        except ThetaError as error:
-            error.at(parameter=_label(name))
-            raise
-    return Metadata({name: entries[name] for name in sorted(entries)}, file)
+    metadata = _lifted(data)
+    return _of_tree(_load(data)) if metadata is None else metadata
+
+
+def read(data: bytes) -> Metadata | Kind:
+    """Return what `parse` says of `data` where `kind` calls it METADATA; else what `kind` calls it.
+
+    Raises as `parse` does, for METADATA that it finds fault with.
+    """
+    if not _may_be_metadata(data):
+        return Kind.OTHER
+    metadata = _lifted(data)
+    if metadata is not None:
+        return metadata
+    found = kind(data)
+    return _of_tree(_load(data)) if found is Kind.METADATA else found
 
 
 def serialize(metadata: Metadata) -> bytes:
@@ -99,17 +107,48 @@ def serialize(metadata: Metadata) -> bytes:
     return "".join(pieces).encode("ascii")
 
 
-def _load(data: bytes) -> dict[str, object]:
+def _may_be_metadata(data: bytes) -> bool:
+    # The length before a safetensors header may begin like JSON.
+    return _START.match(data) is not None and b"\0" not in data[:_SNIFF]
+
+
+def _lifted(data: bytes) -> Metadata | None:
+    """Return what `data` says where at least one entry can be lifted and no fault is found, else None.
+
+    What is left of the text once the entries are lifted is read as all of it would be.
+    """
+    try:
+        text, entries = lift(data.decode("ascii")) if len(data) <= MAX_SIZE else ("", [])
+        if not entries:
+            return None
+        left = iter(entries)
+        tree = _json(text, lambda constant: next(left, None) if constant == HOLE else _no_number(constant))
+        return None if next(left, None) is not None else _of_tree(tree)
+    except (ValueError, RecursionError, ThetaError):
+        return None  # what is wrong, and where, is for the long way to say
+
+
+def _of_tree(tree: object) -> Metadata:
+    if not isinstance(tree, dict):
+        raise MetadataError("the metadata is not a JSON object")
+    file_key = _file_key(tree)
+    file = None if file_key is None else fields.file_entry(tree.pop(file_key))
+    entries: dict[Name, Entry] = {}
+    for name, value in _flatten(tree):
+        try:
+            entries[name] = value if isinstance(value, Entry) else fields.entry(value)
+        except ThetaError as error:
+            error.at(parameter=_label(name))
+            raise
+    ordered = sorted(entries)
+    return Metadata(entries if ordered == list(entries) else {name: entries[name] for name in ordered}, file)
+
+
+def _load(data: bytes) -> object:
     if len(data) > MAX_SIZE:
         raise MetadataError(f"the metadata is larger than {MAX_SIZE >> 20} MiB")
     try:
-        tree = json.loads(
-            data.decode(),
-            object_pairs_hook=_unique,
-            parse_int=_integer,
-            parse_float=_no_number,
-            parse_constant=_no_number,
-        )
+        return _json(data.decode(), _no_number)
     except RecursionError:
         raise MetadataError("the metadata is nested too deeply") from None
     except ValueError as error:
@@ -118,9 +157,12 @@ def _load(data: bytes) -> dict[str, object]:
                 "the metadata holds conflict markers", hint="resolve the conflict, or take one side, and add it again"
             ) from None
         raise MetadataError(f"the metadata is not JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise MetadataError("the metadata is not a JSON object")
-    return tree
+
+
+def _json(text: str, constant: Callable[[str], object]) -> object:
+    return json.loads(
+        text, object_pairs_hook=_unique, parse_int=_integer, parse_float=_no_number, parse_constant=constant
+    )
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -145,7 +187,7 @@ def _no_number(text: str) -> NoReturn:
 
 
 def _in_conflict(data: bytes) -> bool:
-    return all(marker.search(data) for marker in _MARKERS) and any(key in data for key in _KEYS)
+    return all(re.search(marker, data) for marker in _MARKERS) and any(key in data for key in _KEYS)
 
 
 def _file_key(tree: dict[str, object]) -> str | None:
@@ -162,6 +204,8 @@ def _holds_entry(value: object) -> bool:
     pending = [value]
     while pending:
         inner = pending.pop()
+        if isinstance(inner, Entry):
+            return True
         if isinstance(inner, dict):
             if fields.LFS in inner:
                 return True
@@ -170,10 +214,13 @@ def _holds_entry(value: object) -> bool:
 
 
 def _flatten(tree: dict[str, object]) -> Iterator[tuple[Name, object]]:
-    """Yield every entry with its name, in no particular order."""
-    pending: list[tuple[Name, object]] = [((key,), value) for key, value in tree.items()]
+    """Yield every entry, an `Entry` or its JSON, with its name, in the order of the text."""
+    pending: list[tuple[Name, object]] = [((key,), value) for key, value in reversed(tree.items())]
     while pending:
         name, value = pending.pop()
+        if isinstance(value, Entry):
+            yield name, value
+            continue
         if not isinstance(value, dict) or not value:
             raise MetadataError("this is neither an entry nor an object with entries", parameter=_label(name))
         if fields.LFS in value:
@@ -181,7 +228,7 @@ def _flatten(tree: dict[str, object]) -> Iterator[tuple[Name, object]]:
         elif len(name) == fields.MAX_DEPTH:
             raise MetadataError("the metadata is nested too deeply", parameter=_label(name))
         else:
-            pending.extend(((*name, key), below) for key, below in value.items())
+            pending.extend(((*name, key), below) for key, below in reversed(value.items()))
 
 
 def _label(name: Iterable[str]) -> str:

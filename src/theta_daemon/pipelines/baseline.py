@@ -9,9 +9,11 @@ and the record alone.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from theta_daemon.errors import ThetaError
+from theta_daemon.frozen import Frozen
 from theta_daemon.metadata import text
 from theta_daemon.pipelines.skeleton import skeleton
 from theta_daemon.pipelines.value import stored_digest
@@ -23,42 +25,64 @@ if TYPE_CHECKING:
     from theta_daemon.pipelines.services import Services
 
 
+class Earlier(Frozen):
+    """An earlier metadata of the path, as it stands and as what it says."""
+
+    data: bytes
+    metadata: Metadata
+
+
 class Baseline:
-    """The earlier metadata of one path; safe to use from the workers."""
+    """The earlier metadata of one path; safe to use from the workers.
+
+    Every method raises RepositoryError where git cannot read the record.
+    """
 
     def __init__(self, services: Services, path: bytes) -> None:
         self._services = services
         self._path = path
-        self._known: list[tuple[bytes, Metadata]] = []
+        self._known: list[Earlier] = []
         self._more = self._read()
+        self._failure: BaseException | None = None
         self._lock = threading.Lock()
+        self._compatible: bool | None = None
+
+    def prepare(self) -> None:
+        """Read the latest metadata now: whoever asks first need not wait for it. Raises nothing."""
+        with suppress(ThetaError):  # raised again where it is needed
+            self._at(0)
 
     @property
     def compatible(self) -> bool:
         """Whether new entries must suit git-theta (its LSH): by setting, or because it wrote the latest record."""
+        if self._compatible is None:
+            self._compatible = self._is_compatible()
+        return self._compatible
+
+    def _is_compatible(self) -> bool:
         setting = self._services.settings.compatible
         if setting != "auto":
             return setting == "true"
         latest = self._at(0)
         if latest is None:
             return False
-        metadata = latest[1]
-        return metadata.file is None or any(any(entry.hash) for entry in metadata.entries.values())
+        return latest.metadata.file is None or any(any(entry.hash) for entry in latest.metadata.entries.values())
 
     def find(self, name: Name, dtype: str, shape: tuple[int, ...], digest: str) -> Entry | None:
         """Return the first entry of the record under `name` that holds the value with `digest`."""
-        for _, metadata in self._all():
-            entry = metadata.entries.get(name)
+        for earlier in self._all():
+            entry = earlier.metadata.entries.get(name)
             if entry is not None and self._holds(entry, dtype, shape, digest):
                 return entry
         return None
 
-    def whole(self, groups: Mapping[Name, tuple[str, tuple[int, ...], str]], file: FileEntry) -> bytes | None:
-        """Return the first earlier metadata, as it stands, whose whole file is this one.
+    def whole(self, groups: Mapping[Name, tuple[str, tuple[int, ...], str]], file: FileEntry) -> Earlier | None:
+        """Return the first earlier metadata whose whole file is this one.
 
         `groups` gives dtype, shape and digest of every parameter group, `file` the layout of the content.
         """
-        for data, metadata in self._all():
+        for earlier in self._all():
+            metadata = earlier.metadata
             if metadata.entries.keys() != groups.keys():
                 continue
             if not all(_may_hold(entry, *groups[name]) for name, entry in metadata.entries.items()):
@@ -66,7 +90,7 @@ class Baseline:
             if metadata.file != file and not self._same_skeleton(metadata, file):
                 continue
             if all(self._holds(entry, *groups[name]) for name, entry in metadata.entries.items()):
-                return data
+                return earlier
         return None
 
     def _same_skeleton(self, metadata: Metadata, file: FileEntry) -> bool:
@@ -81,29 +105,37 @@ class Baseline:
             return False
         return entry.digest is not None or stored_digest(self._services, entry) == digest
 
-    def _all(self) -> Iterator[tuple[bytes, Metadata]]:
+    def _all(self) -> Iterator[Earlier]:
         index = 0
         while (known := self._at(index)) is not None:
             yield known
             index += 1
 
-    def _at(self, index: int) -> tuple[bytes, Metadata] | None:
+    def _at(self, index: int) -> Earlier | None:
+        if index < len(self._known):
+            return self._known[index]
         with self._lock:
+            if self._failure is not None:
+                raise self._failure
             while len(self._known) <= index:
-                found = next(self._more, None)
+                try:
+                    found = next(self._more, None)
+                except BaseException as error:
+                    self._failure = error  # a generator that has raised looks like one at its end
+                    raise
                 if found is None:
                     return None
                 self._known.append(found)
             return self._known[index]
 
-    def _read(self) -> Iterator[tuple[bytes, Metadata]]:
+    def _read(self) -> Iterator[Earlier]:
         seen: set[bytes] = set()
         for data in self._blobs():
             if data in seen:
                 continue
             seen.add(data)
             try:
-                yield data, text.parse(data)
+                yield Earlier(data, text.parse(data))
             except ThetaError:
                 continue  # raw content or conflict markers: no earlier version of anything
 

@@ -14,9 +14,9 @@ ready together are offered together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from theta_daemon.frozen import Frozen
 from theta_daemon.pipelines import smudge
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from theta_daemon.workers.ahead import Stream
 
 
-@dataclass(frozen=True, slots=True)
-class _Started:
+class _Started(Frozen):
     """A file that is being loaded."""
 
     plan: smudge.Plan
@@ -50,20 +49,24 @@ class Checkout:
 
         What is wrong with the file is kept, to be raised when it is asked for.
         """
+        self._forget(path)  # git may delay a path a second time; the second is what counts
         try:
-            data = smudge.read(self._services, path, content)
+            data = smudge.read(self._services, path, smudge.source(self._services, content))
             if not isinstance(data, bytes):
                 return data
             plan = smudge.plan(self._services, path, data)
-            self._forget(path)
             self._waiting[path] = _Started(plan, smudge.start(self._services, plan))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's, and its turn will come
-            self._forget(path)
             self._failed[path] = error
         return None
 
     def available(self) -> list[bytes]:
         """Wait until a file is ready; return all that are, each once; empty at the end."""
+        ahead = self._services.ahead
+        if self._offered and self._waiting:  # git has passed them over; they must not hold what the others need
+            ahead.give_up()
+            ahead.arrange([started.stream for started in self._waiting.values()])
+        ahead.go_on()
         ready: dict[bytes, _Started] = {}
         for path, started in list(self._waiting.items()):
             if ready and not started.stream.is_settled:
@@ -79,28 +82,36 @@ class Checkout:
                 self._failed[path] = error
         if ready:
             self._offered |= ready
-            self._services.ahead.arrange([ready[path].stream for path in sorted(ready)])
+            ahead.arrange([ready[path].stream for path in sorted(ready)])
             return sorted(ready)
         failed, self._failed = self._failed, {}
         self._offered |= failed
         return sorted(failed)
 
     def smudge(self, path: bytes, content: Readable) -> Iterator[smudge.Piece]:
-        """Return the pieces of a file: one that was offered, else that of `content`. Raises what is wrong with it."""
-        match self._offered.pop(path, None):
-            case _Started(plan, stream):
-                return smudge.write(self._services, plan, stream)
-            case Exception() as error:
-                raise error
-        return smudge.smudge(self._services, path, content)
+        """Return the pieces of a file: that of `content`; where it is empty, the one that was delayed, if any.
+
+        Raises what is wrong with the one that was delayed.
+        """
+        source = smudge.source(self._services, content)
+        if source.peek(1):
+            self._forget(path)
+        else:
+            match self._find(path):
+                case _Started(plan, stream):
+                    return smudge.write(self._services, plan, stream)
+                case Exception() as error:
+                    raise error
+        return smudge.answer(self._services, path, source)
 
     def pause(self) -> None:
         """Give back the memory of everything that was loaded ahead; it is loaded again when it is asked for."""
         self._services.ahead.give_up()
 
     def _forget(self, path: bytes) -> None:
-        # Git may delay a path a second time; the second is what counts.
-        self._failed.pop(path, None)
-        for started in (self._waiting.pop(path, None), self._offered.pop(path, None)):
-            if isinstance(started, _Started):
-                smudge.give_up(self._services, started.plan, started.stream)
+        if isinstance(started := self._find(path), _Started):
+            smudge.give_up(self._services, started.plan, started.stream)
+
+    def _find(self, path: bytes) -> _Started | Exception | None:
+        """Take out the file that was delayed for `path`, whether it was offered or not."""
+        return self._offered.pop(path, None) or self._waiting.pop(path, None) or self._failed.pop(path, None)

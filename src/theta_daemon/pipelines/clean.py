@@ -19,8 +19,9 @@ from theta_daemon.metadata import names as naming
 from theta_daemon.metadata import text
 from theta_daemon.metadata.entries import FileEntry, Metadata
 from theta_daemon.pipelines.baseline import Baseline
-from theta_daemon.pipelines.groups import GroupStore, Stored, View
+from theta_daemon.pipelines.groups import GroupStore
 from theta_daemon.pipelines.skeleton import ref_of
+from theta_daemon.pipelines.storing import Member
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from theta_daemon.formats.source import Readable
     from theta_daemon.metadata.entries import Entry, Name, ObjectRef
     from theta_daemon.pipelines.services import Services
+    from theta_daemon.pipelines.storing import Stored
 
 _SNIFF = 1 << 12
 _SMALL_VIEWS = 16 << 20
@@ -94,12 +96,13 @@ class _Cleaner:
         self._source = source
         self._form = form
         self._baseline = Baseline(services, path)
+        services.pool.submit(self._baseline.prepare)
         self._groups = GroupStore(services, self._baseline)
         self._opaque: list[ObjectRef] = []
         self._builder = LayoutBuilder(lambda chunk: self._opaque.append(services.store.write([chunk])))
         self._tensors: Sequence[parts.Tensor] = ()
         self._names: Sequence[Name] = ()
-        self._views: Mapping[int, Sequence[View]] = {}
+        self._views: Mapping[int, Sequence[Member]] = {}
 
     def run(self) -> bytes:
         """Read to the end and return the metadata."""
@@ -116,12 +119,9 @@ class _Cleaner:
         whole = self._baseline.whole(
             {name: (entry.dtype, entry.shape, digests[name]) for name, entry in entries.items()}, file
         )
-        if whole is not None and text.parse(whole).file is None:
-            return whole  # git-theta's, and its canonical form: there is no layout to keep
-        self._services.store.write([encoded])
-        if whole is not None:
-            return whole
-        return text.serialize(Metadata(entries, file))
+        if whole is None or whole.metadata.file is not None:  # git-theta's, in canonical form, has no layout to keep
+            self._services.store.write([encoded])
+        return text.serialize(Metadata(entries, file)) if whole is None else whole.data
 
     def _take(self, part: parts.Part) -> None:
         builder = self._builder
@@ -163,13 +163,13 @@ class _Cleaner:
         return {name: entries[name] for name in ordered}, digests
 
 
-def _views_with_entries(tensors: Sequence[parts.Tensor], names: Sequence[Name]) -> dict[int, list[View]]:
+def _views_with_entries(tensors: Sequence[parts.Tensor], names: Sequence[Name]) -> dict[int, list[Member]]:
     """Return the views, by owner, that get an entry and an object of their own though their owner's has their bytes.
 
     Files that git-theta can read (flat, string names) need every tensor in the metadata: it rebuilds them from the
     entries alone. All large views together may double what is stored, not more: the rest is in the layout only.
     """
-    chosen: dict[int, list[View]] = {}
+    chosen: dict[int, list[Member]] = {}
     if not all(len(tensor.keys) == 1 and isinstance(tensor.keys[0], str) for tensor in tensors):
         return chosen
     owners = [tensor for tensor in tensors if tensor.role is parts.Role.OWNER]
@@ -180,5 +180,5 @@ def _views_with_entries(tensors: Sequence[parts.Tensor], names: Sequence[Name]) 
         left -= nbytes(tensor.dtype, tensor.shape)
         if left < 0:
             break
-        chosen.setdefault(tensor.owner, []).append(View(index, names[index], tensor, tensor.window))
+        chosen.setdefault(tensor.owner, []).append(Member(index, names[index], tensor, tensor.window))
     return chosen

@@ -2,24 +2,23 @@
 
 One job makes one large group, its chunks side by side, or several small ones that follow each other in the file: a
 future for each of a thousand biases would cost more than the biases. What others need too is shared (cache/values.py).
-A group larger than the window of the read-ahead is never whole in memory: large.py.
+A group that is too large for memory is never whole there: large.py.
 """
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon import dtypes
 from theta_daemon.errors import ThetaError
 from theta_daemon.formats.layout import GroupOp
+from theta_daemon.frozen import Frozen
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.pipelines.large import Large
-from theta_daemon.pipelines.order import to_stored
-from theta_daemon.pipelines.value import content_key, open_value, parameter_name, verify
+from theta_daemon.pipelines.value import content_key, locate, open_value, verify
 from theta_daemon.workers.ahead import Job
 
 if TYPE_CHECKING:
@@ -33,11 +32,11 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES = 1 << 20
 _BATCH_GROUPS = 64
+_BUDGET_SHARE = 4  # a group may hold this fraction of the memory limit; the cache and spare buffers have others
 _OVERHEAD = 1 << 10  # memory that a group costs besides its bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Frozen):
     """A parameter group that a file needs, where `group` says in which order its bytes stand there."""
 
     group: Group
@@ -50,8 +49,7 @@ class Wanted:
         return (self.size if self.group.axes is None else 2 * self.size) + _OVERHEAD
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Frozen):
     """The values of a job, in order, each in pieces; `release` gives their memory back."""
 
     values: Sequence[Sequence[memoryview] | Large]
@@ -71,14 +69,15 @@ def wanted(layout: Layout, metadata: Metadata) -> list[Wanted]:
 
 def jobs(services: Services, groups: Sequence[Wanted]) -> Iterator[Job[Loaded]]:
     """Yield the jobs that load `groups`; small neighbours share one."""
-    window = services.ahead.window
+    most = services.settings.memory_limit // _BUDGET_SHARE
     batch: list[Wanted] = []
     held = 0
     for each in groups:
-        if batch and (held + each.size > _BATCH_BYTES or len(batch) == _BATCH_GROUPS):
+        is_large = each.weight > most
+        if batch and (is_large or held + each.size > _BATCH_BYTES or len(batch) == _BATCH_GROUPS):
             yield _job(services, batch)
             batch, held = [], 0
-        if each.weight > window:
+        if is_large:
             yield _large_job(services, each)
         else:
             batch.append(each)
@@ -174,7 +173,7 @@ class _Load:
                     verify(self._services, each.entry, stored, digest_of(view))
                 value = shared.offer(key, view, *slab.part() if payload.raw is None else (_nothing, False))
         except ThetaError as error:
-            error.at(parameter=parameter_name(each.group.name))
+            locate(error, each.group.name, each.entry)
             raise
         self._finish(each, value.view, value.release)
 
@@ -195,7 +194,7 @@ class _Load:
                 view, chunks = self._services.buffers.take(each.size), payload.chunks
                 release = partial(self._services.buffers.give, view)
         except ThetaError as error:
-            error.at(parameter=parameter_name(each.group.name))
+            locate(error, each.group.name, each.entry)
             raise
         if len(chunks) > 1:
             parts = [partial(self._decode, each, chunk, view) for chunk in chunks]
@@ -215,7 +214,7 @@ class _Load:
             with self._services.trace.stage("decode", chunk.cell.stop - chunk.cell.start):
                 chunk.decode_into(into)
         except ThetaError as error:
-            error.at(parameter=parameter_name(each.group.name))
+            locate(error, each.group.name, each.entry)
             raise
 
     def _verified(
@@ -227,7 +226,7 @@ class _Load:
         except BaseException as error:
             release()
             if isinstance(error, ThetaError):
-                error.at(parameter=parameter_name(each.group.name))
+                locate(error, each.group.name, each.entry)
             raise
         value = self._services.values.offer(key, view, release)
         self._finish(each, value.view, value.release)
@@ -236,6 +235,8 @@ class _Load:
     def _finish(self, each: Wanted, view: memoryview, release: Callable[[], None]) -> None:
         group = each.group
         if group.axes is not None:
+            from theta_daemon.pipelines.order import to_stored
+
             logical, view = view, to_stored(view, group.dtype, group.shape, group.axes)
             if view is not logical:
                 release()
@@ -245,6 +246,9 @@ class _Load:
             self._releases.append(release)
 
     def _release(self) -> None:
+        # The future holds this object, and this object the future: what is not dropped here stays until the garbage
+        # collector happens to come by, and it does not know that a few small objects hold most of the memory.
+        self._values.clear()
         while self._releases:
             self._releases.pop()()
 

@@ -6,10 +6,10 @@ descriptor of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from theta_daemon.errors import UsageError
+from theta_daemon.frozen import Frozen
 from theta_daemon.trace import OFF
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from theta_daemon.workers.pool import Pool
 
 _RECENT_LIMIT = 64 << 20
-_PARSED_LIMIT = 8 << 20  # of text; what is parsed from it takes some ten times as much
+_PARSED_LIMIT = 4 << 20  # of text; what is parsed from it takes some ten times as much
+# More would hide longer pauses of git's, but memory that was never used before costs more than decoding into it.
+_MOST_AHEAD = 64 << 20
 
 
 class Candidate(Protocol):
@@ -61,8 +63,7 @@ class Attributes(Protocol):
         """Return git-theta's name of the format that `path` has where its metadata does not say."""
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(Frozen):
     """The parts below the pipelines, wired together for one repository."""
 
     settings: Settings
@@ -78,7 +79,7 @@ class Services:
     buffers: Buffers
     codec: Codec
     trace: Trace
-    warn: Callable[[bytes, str], None] = field(repr=False)
+    warn: Callable[[bytes, str], None]
 
     def close(self) -> None:
         """Give back what would outlive the process, and end all work that is under way."""
@@ -109,7 +110,8 @@ def open_services(settings: Settings, warn: Callable[[bytes, str], None], trace:
     from theta_daemon.workers.buffers import Buffers
     from theta_daemon.workers.pool import Pool
 
-    share = settings.memory_limit // 4  # for what is read ahead, and for buffers that nobody uses now
+    share = settings.memory_limit // 4
+    window = min(share, _MOST_AHEAD)
     return Services(
         settings=settings,
         store=ObjectStore(
@@ -124,9 +126,9 @@ def open_services(settings: Settings, warn: Callable[[bytes, str], None], trace:
         memo=Memo(settings.theta_dir / "memo"),
         recent=Recent(_RECENT_LIMIT),
         values=SharedValues(settings.cache_size),
-        parsed=Parsed(_PARSED_LIMIT),
+        parsed=Parsed(min(share // 64, _PARSED_LIMIT)),
         pool=Pool(settings.workers, settings.memory_limit),
-        ahead=ReadAhead(share, _drop),
+        ahead=ReadAhead(window, _drop, most=share),
         buffers=Buffers(share),
         codec=_codec(settings),
         trace=trace,

@@ -6,13 +6,14 @@ Smudge emits it and clean compares with it, so both ask here.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon.errors import LayoutError, MetadataError
 from theta_daemon.formats import layout_codec, registry
 from theta_daemon.formats.layout import CanonicalTensor, Layout, OpaqueOp
 from theta_daemon.formats.parts import Role
+from theta_daemon.frozen import Frozen
 from theta_daemon.metadata.entries import FileEntry, ObjectRef
 from theta_daemon.settings import format_named
 
@@ -24,8 +25,7 @@ _LAYOUT_LIMIT = 256 << 20  # reading one takes many times its size in memory
 _EXTENSIONS = {b".safetensors": registry.SAFETENSORS}
 
 
-@dataclass(frozen=True, slots=True)
-class Skeleton:
+class Skeleton(Frozen):
     """A layout and its opaque chunks: `made` holds them where the canonical form made them, else the store does."""
 
     layout: Layout
@@ -54,9 +54,9 @@ def skeleton(services: Services, path: bytes, metadata: Metadata, *, quiet: bool
         return canonical(services, path, metadata)
     if metadata.file.layout.size > _LAYOUT_LIMIT:
         raise MetadataError(f"its layout of {metadata.file.layout.size} bytes is larger than any that is written")
-    stored = services.store.open(metadata.file.layout)
-    services.store.verify(metadata.file.layout, stored)
-    layout = layout_codec.decode(bytes(stored))
+    layout = services.parsed.get(
+        layout_codec.decode, metadata.file.layout.oid, partial(_verified, services, metadata.file.layout)
+    )
     if layout.format != metadata.file.format:
         raise LayoutError(f"metadata says {metadata.file.format}, its layout says {layout.format}")
     sizes = [op.size for op in layout.ops if isinstance(op, OpaqueOp)]
@@ -72,6 +72,12 @@ def skeleton(services: Services, path: bytes, metadata: Metadata, *, quiet: bool
             "add and commit it to record this form",
         )
     return canonical(services, path, metadata, layout.format)
+
+
+def _verified(services: Services, ref: ObjectRef) -> bytes:
+    stored = services.store.open(ref)
+    services.store.verify(ref, stored)
+    return bytes(stored)
 
 
 def canonical(services: Services, path: bytes, metadata: Metadata, form: str | None = None) -> Skeleton:

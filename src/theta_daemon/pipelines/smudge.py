@@ -7,13 +7,15 @@ literals, checksums and values are passed on. No format is read and no framework
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from theta_daemon.errors import MetadataError, MissingObject, ThetaError
 from theta_daemon.formats.emit import emit
+from theta_daemon.formats.layout import OpaqueOp
 from theta_daemon.formats.source import Source
+from theta_daemon.frozen import Frozen
 from theta_daemon.metadata import text
+from theta_daemon.metadata.digest import digest
 from theta_daemon.pipelines.large import Large
 from theta_daemon.pipelines.load import Loaded, Wanted, jobs, wanted
 from theta_daemon.pipelines.skeleton import Skeleton, skeleton
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from theta_daemon.formats.source import Readable
-    from theta_daemon.metadata.entries import Metadata
+    from theta_daemon.metadata.entries import Metadata, ObjectRef
     from theta_daemon.pipelines.services import Services
     from theta_daemon.workers.ahead import Stream
 
@@ -32,8 +34,7 @@ _STEP = 1 << 20
 Piece = bytes | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Frozen):
     """What a file is made of; every object of it was there when the plan was made."""
 
     path: bytes
@@ -50,8 +51,18 @@ def smudge(services: Services, path: bytes, content: Readable) -> Iterator[Piece
 
     Raises MetadataError, MissingObject, CorruptObject, LayoutError, UnsupportedError; they name path and parameter.
     """
+    return answer(services, path, source(services, content))
+
+
+def source(services: Services, content: Readable) -> Source:
+    """Return `content` as `answer` and `read` take it."""
+    return Source(content, services.settings.temporary)
+
+
+def answer(services: Services, path: bytes, source: Source) -> Iterator[Piece]:
+    """Do what `smudge` does."""
     try:
-        data = read(services, path, content)
+        data = read(services, path, source)
         if not isinstance(data, bytes):
             yield from data
             return
@@ -63,9 +74,8 @@ def smudge(services: Services, path: bytes, content: Readable) -> Iterator[Piece
         raise
 
 
-def read(services: Services, path: bytes, content: Readable) -> bytes | Iterator[Piece]:
-    """Read all of `content`; return the metadata that it is, or, for anything else, the pieces to answer with."""
-    source = Source(content, services.settings.temporary)
+def read(services: Services, path: bytes, source: Source) -> bytes | Iterator[Piece]:
+    """Read all of `source`; return the metadata that it is, or, for anything else, the pieces to answer with."""
     data = _head(source)
     kind = text.kind(data) if data else text.Kind.OTHER
     if kind is text.Kind.METADATA:
@@ -82,11 +92,11 @@ def plan(services: Services, path: bytes, data: bytes) -> Plan:
     """
     trace = services.trace
     with trace.stage("parse metadata", len(data)):
-        metadata = text.parse(data)
+        metadata = services.parsed.get(text.parse, digest(data), lambda: data)
     with trace.stage("read layout"):
         frame = skeleton(services, path, metadata)
     with trace.stage("look for objects"):
-        _require_objects(services, metadata)
+        _require_objects(services, metadata, frame)
     services.recent.remember(path, data)
     return Plan(path, metadata, frame, wanted(frame.layout, metadata))
 
@@ -164,8 +174,12 @@ def _unchanged(services: Services, path: bytes, source: Source, data: bytes, kin
     source.close()
 
 
-def _require_objects(services: Services, metadata: Metadata) -> None:
+def _require_objects(services: Services, metadata: Metadata, frame: Skeleton) -> None:
     """Raise MissingObject before the first byte when any object of the file is missing."""
+    hint = "copy it into the lfs/objects directory from a clone that has it"
+    for ref in _opaque(metadata, frame):
+        if not services.store.contains(ref.oid, ref.size):
+            raise MissingObject(f"object {ref.oid} is missing", hint=hint)
     missing = [name for name, entry in metadata.entries.items() if not services.store.contains(entry.oid, entry.size)]
     if not missing:
         return
@@ -173,8 +187,11 @@ def _require_objects(services: Services, metadata: Metadata) -> None:
     what = f"object {first.oid} is missing"
     if len(missing) > 1:
         what += f", and those of {len(missing) - 1} more of {len(metadata.entries)} parameter groups"
-    raise MissingObject(
-        what,
-        parameter=parameter_name(missing[0]),
-        hint="copy it into the lfs/objects directory from a clone that has it",
-    )
+    raise MissingObject(what, parameter=parameter_name(missing[0]), hint=hint)
+
+
+def _opaque(metadata: Metadata, frame: Skeleton) -> Sequence[ObjectRef]:
+    """Return the objects that fill the opaque chunks of the layout: none where it is the canonical form."""
+    if metadata.file is None or frame.made or not any(type(op) is OpaqueOp for op in frame.layout.ops):
+        return ()
+    return metadata.file.opaque

@@ -11,14 +11,18 @@ import os
 import tempfile
 import threading
 import weakref
+from collections.abc import Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, overload
 
 from theta_daemon.errors import RepositoryError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+WINDOW: Final = 4 << 20
+"""Bytes that are looked at before they are forgotten."""
 
 
 class Spool:
@@ -73,3 +77,40 @@ class Spool:
                 f"cannot spool a parameter group of {self._size} bytes: {reason(error)}",
                 hint="make room, or raise theta.memoryLimit",
             ) from error
+
+
+def windows(whole: slice) -> list[slice]:
+    """Cut a part of a spool's view into parts of WINDOW bytes; the last may be shorter."""
+    return [slice(start, min(start + WINDOW, whole.stop)) for start in range(whole.start, whole.stop, WINDOW)]
+
+
+class SpooledPieces(Sequence[bytes | memoryview]):
+    """Bytes, and parts of a spool's view, in a row: a part is forgotten when the next piece is asked for.
+
+    For one thread, which goes through it front to back, as often as it likes.
+    """
+
+    def __init__(self, spool: Spool, view: memoryview, pieces: Sequence[bytes | slice]) -> None:
+        self._spool = spool
+        self._view = view
+        self._pieces = pieces
+        self._last: slice | None = None
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes | memoryview: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes | memoryview]: ...
+    def __getitem__(self, index: int | slice) -> bytes | memoryview | Sequence[bytes | memoryview]:
+        if isinstance(index, slice):
+            return SpooledPieces(self._spool, self._view, self._pieces[index])
+        if self._last is not None:
+            self._spool.forget(self._last)
+            self._last = None
+        piece = self._pieces[index]
+        if isinstance(piece, bytes):
+            return piece
+        self._last = piece
+        return self._view[piece]

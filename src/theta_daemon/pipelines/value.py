@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from theta_daemon import dtypes
 from theta_daemon.cache import memo
-from theta_daemon.errors import CorruptObject, ObjectError, UnsupportedError
+from theta_daemon.errors import CorruptObject, ObjectError, ThetaError, UnsupportedError
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import ObjectRef
 from theta_daemon.store import payload as payloads
@@ -28,6 +28,13 @@ _SLACK = 1 << 16
 def parameter_name(name: Name) -> str:
     """Return a parameter group's name as people read it."""
     return "/".join(name)
+
+
+def locate(error: ThetaError, name: Name, entry: Entry) -> None:
+    """Add to an error about the value of `entry` which parameter group that is, and which object is to blame."""
+    error.at(parameter=parameter_name(name))
+    if isinstance(error, ObjectError) and entry.oid not in error.message:
+        error.message = f"object {entry.oid}: {error.message}"
 
 
 def content_key(entry: Entry) -> str:
@@ -51,10 +58,13 @@ def open_value(services: Services, entry: Entry, size: int) -> tuple[memoryview,
     return stored, payloads.open_payload(stored, entry.dtype, entry.shape)
 
 
-def verify(services: Services, entry: Entry, stored: memoryview, found: str) -> None:
-    """Compare `found`, the digest of the decoded value, with what the entry says. Raises CorruptObject."""
+def verify(services: Services, entry: Entry, stored: memoryview, found: str, *, forgetting: bool = False) -> None:
+    """Compare `found`, the digest of the decoded value, with what the entry says. Raises CorruptObject.
+
+    `forgetting` is for a `stored` that is too large to stay in memory.
+    """
     if entry.digest is None:
-        services.store.verify(ObjectRef(entry.oid, entry.size), stored)
+        services.store.verify(ObjectRef(entry.oid, entry.size), stored, forgetting=forgetting)
         remember(services, entry, found)
     elif found != entry.digest:
         raise CorruptObject(

@@ -1,33 +1,50 @@
 """How the chunks of a payload are compressed.
 
-`Codec` is the writing side: c-blosc through numcodecs, or nothing. The reading side takes what any zarr v2 writer of
+`Codec` is the writing side: c-blosc through python-blosc, or nothing. The reading side takes what any zarr v2 writer of
 tensorstore's may have used, and never lets a chunk decide how much memory it gets: the caller gives the buffer,
 and what does not fill it exactly is corrupt. What blosc's header claims is compared with what is really there
 before blosc sees it: c-blosc trusts its own header for the sizes of both buffers.
 
 blosc runs on the thread that calls (it releases the GIL, and takes no global lock), so that a pool may call it from all
 of its workers, and so that the bytes do not depend on BLOSC_* variables in the environment.
+
+git starts this program anew for every command, so what only rare chunks need is imported when one comes, and of
+python-blosc only its extension module is loaded: the package around it imports unittest and numpy (90 ms).
 """
 
 from __future__ import annotations
 
-import bz2
 import struct
-import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-import numpy as np
-from numcodecs import blosc, zstd
+from ctypes import addressof, c_char
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, module_from_spec
+from typing import TYPE_CHECKING, Any, Final
 
 from theta_daemon.errors import CorruptObject, UnsupportedError, UsageError
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import zlib
+    from bz2 import BZ2Decompressor
 
-blosc.use_threads = False
 
-_SHUFFLES: Final = {"auto": -1, "noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+def _load_blosc() -> Any:  # noqa: ANN401 - a module without types
+    """Return `blosc.blosc_extension`, set to release the GIL; it has one thread unless it is told otherwise."""
+    package = find_spec("blosc")
+    places = package.submodule_search_locations if package is not None else []
+    found = PathFinder.find_spec("blosc.blosc_extension", places)
+    if found is None or found.loader is None:
+        raise ModuleNotFoundError("theta-daemon needs the package blosc 1.11", name="blosc")
+    module = module_from_spec(found)
+    found.loader.exec_module(module)
+    module.set_releasegil(1)
+    return module
+
+
+_blosc: Final = _load_blosc()
+
+_AUTO: Final = -1
+_SHUFFLES: Final = {"auto": _AUTO, "noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _SHUFFLE_NAMES: Final = {number: name for name, number in _SHUFFLES.items()}
 
 # README_CHUNK_FORMAT.rst of c-blosc 1: version, compressor version, flags, type size; bytes raw, of a block, compressed
@@ -35,13 +52,10 @@ _BLOSC_HEADER: Final = struct.Struct("<BBBBIII")
 _BLOSC_FORMAT: Final = 2
 _BLOSC_STORED: Final = 0x02
 _BLOSC_RESERVED: Final = 0x08
-_BLOSC_SNAPPY: Final = 2  # format number in the flags' upper three bits; numcodecs is built without it
-
-_UNSIGNED: Final = {1: "u1", 2: "<u2", 4: "<u4", 8: "<u8", 16: "<c16"}  # blosc takes the type size from the buffer
+_BLOSC_SNAPPY: Final = 2  # format number in the flags' upper three bits; python-blosc is built without it
 
 
-@dataclass(frozen=True, slots=True)
-class Codec:
+class Codec(Frozen):
     """What compresses chunks: a compressor of blosc's, its level 0-9 and its shuffle; no `cname` means nothing does."""
 
     cname: str | None
@@ -58,7 +72,7 @@ class Codec:
             return cls(None)
         match name.split(":"):
             case ["blosc", cname, level, shuffle] if (
-                cname in blosc.list_compressors() and level in set("0123456789") and shuffle in _SHUFFLES
+                cname in _blosc.compressor_list().split(",") and level in set("0123456789") and shuffle in _SHUFFLES
             ):
                 return cls(cname, int(level), _SHUFFLES[shuffle])
         raise UsageError(f"there is no codec {name!r}", hint="say none, or such as blosc:lz4:5:bitshuffle")
@@ -81,8 +95,8 @@ class Codec:
         """Return the stored form of `chunk`, whose elements have `itemsize` bytes; the same bytes on every machine."""
         if self.cname is None:
             return chunk
-        array = np.frombuffer(chunk, _UNSIGNED[itemsize])
-        compressed: bytes = blosc.compress(array, self.cname.encode(), self.level, self.shuffle)
+        shuffle = (2 if itemsize == 1 else 1) if self.shuffle == _AUTO else self.shuffle
+        compressed: bytes = _blosc.compress(chunk, itemsize, self.level, shuffle, self.cname)
         return compressed
 
 
@@ -114,17 +128,17 @@ def decompress(compressor: str | None, piece: memoryview, out: memoryview) -> No
         case "blosc":
             if _blosc_flags(piece, len(out)) >> 5 == _BLOSC_SNAPPY:
                 raise UnsupportedError("a chunk is compressed with snappy")
-            _call(blosc.decompress, piece, out)
+            _unblosc(piece, out)
         case "zstd":
-            if _zstd_size(piece) not in (None, len(out)):
-                raise CorruptObject(f"a zstd chunk does not hold {len(out)} bytes")
-            _call(zstd.decompress, piece, out)
-        case "zlib":
-            _inflate(zlib.decompressobj(), piece, out)
-        case "gzip":
-            _inflate(zlib.decompressobj(wbits=31), piece, out)
+            _unzstd(piece, out)
+        case "zlib" | "gzip":
+            import zlib
+
+            _inflate(zlib.decompressobj(wbits=31 if compressor == "gzip" else 15), zlib.error, piece, out)
         case "bz2":
-            _inflate(bz2.BZ2Decompressor(), piece, out)
+            from bz2 import BZ2Decompressor
+
+            _inflate(BZ2Decompressor(), OSError, piece, out)
         case _:
             raise UnsupportedError(f"a chunk is compressed with {compressor[:40]!r}")
 
@@ -132,22 +146,42 @@ def decompress(compressor: str | None, piece: memoryview, out: memoryview) -> No
 def _copy(piece: memoryview, out: memoryview) -> None:
     if len(piece) != len(out):
         raise CorruptObject(f"an uncompressed chunk has {len(piece)} bytes instead of {len(out)}")
+    import numpy as np
+
     # Unlike an assignment to the memoryview, numpy lets other threads run meanwhile.
     np.frombuffer(out, np.uint8)[:] = np.frombuffer(piece, np.uint8)
 
 
-def _call(decoder: Callable[[memoryview, memoryview], object], piece: memoryview, out: memoryview) -> None:
+def _unblosc(piece: memoryview, out: memoryview) -> None:
+    """Decompress `piece`, of which `_blosc_flags` says that it holds just `len(out)` bytes."""
+    kept = c_char.from_buffer(out)  # the memory stays where it is while this lives
     try:
-        decoder(piece, out)
-    except (RuntimeError, ValueError) as error:
+        _blosc.decompress_ptr(piece, addressof(kept))
+    except _blosc.error as error:
         raise CorruptObject(f"a chunk cannot be decompressed ({error})") from error
 
 
-def _inflate(decoder: zlib._Decompress | bz2.BZ2Decompressor, piece: memoryview, out: memoryview) -> None:
+def _unzstd(piece: memoryview, out: memoryview) -> None:
+    if _zstd_size(piece) not in (None, len(out)):
+        raise CorruptObject(f"a zstd chunk does not hold {len(out)} bytes")
+    import zstandard
+
+    try:
+        data = zstandard.ZstdDecompressor().decompress(piece, len(out), allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise CorruptObject(f"a chunk cannot be decompressed ({error})") from error
+    if len(data) != len(out):
+        raise CorruptObject(f"a zstd chunk does not hold {len(out)} bytes")
+    out[:] = data
+
+
+def _inflate(
+    decoder: zlib._Decompress | BZ2Decompressor, failure: type[Exception], piece: memoryview, out: memoryview
+) -> None:
     # One byte more than fits shows a stream that goes on; nothing beyond it is ever expanded.
     try:
         data = decoder.decompress(piece, len(out) + 1)
-    except (zlib.error, OSError) as error:
+    except failure as error:
         raise CorruptObject(f"a chunk cannot be decompressed ({error})") from error
     if len(data) != len(out) or not decoder.eof or decoder.unused_data:
         raise CorruptObject(f"a compressed chunk does not hold {len(out)} bytes")

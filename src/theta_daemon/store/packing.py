@@ -7,7 +7,6 @@ really there, and there are never more than the caller allows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from theta_daemon.errors import CorruptObject
@@ -20,13 +19,13 @@ _BINARIES: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 MAX_BINARY: Final = 0xFFFFFFFF
 
 
-def split(view: memoryview, limit: int) -> dict[str, dict[str, memoryview]]:
-    """Return the arrays of a payload: for each, the bytes under each of its keys, as slices of `view`.
+def split(view: memoryview, limit: int) -> dict[str, dict[str, slice]]:
+    """Return the arrays of a payload: for each, where in `view` the bytes under each of its keys lie.
 
     Raises CorruptObject for anything else, for keys given twice, bytes that follow, and more than `limit` keys.
     """
     cursor = _Cursor(view)
-    arrays: dict[str, dict[str, memoryview]] = {}
+    arrays: dict[str, dict[str, slice]] = {}
     left = limit
     for _ in range(cursor.map(left)):
         name = cursor.text()
@@ -43,6 +42,18 @@ def split(view: memoryview, limit: int) -> dict[str, dict[str, memoryview]]:
     if cursor.at != len(view):
         raise CorruptObject(f"the payload ends after {cursor.at} of its {len(view)} bytes")
     return arrays
+
+
+def last_binary(view: memoryview, head: bytes) -> int | None:
+    """Return where the bytes begin that make up all of `view` after `head` and their length; None where none do."""
+    at = len(head)
+    if view[:at] != head or len(view) == at:
+        return None
+    width = _BINARIES.get(view[at])
+    if width is None:
+        return None
+    start = at + 1 + width
+    return start if int.from_bytes(view[at + 1 : start], "big") == len(view) - start else None
 
 
 def map_head(count: int) -> bytes:
@@ -68,12 +79,14 @@ def _head(length: int, forms: dict[int, int]) -> bytes:
     return bytes([form]) + length.to_bytes(width, "big")
 
 
-@dataclass(slots=True)
 class _Cursor:
     """Reads from the front of `view`; `at` is the number of bytes read."""
 
-    view: memoryview
-    at: int = 0
+    __slots__ = ("at", "view")
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+        self.at = 0
 
     def map(self, limit: int) -> int:
         first = self._byte()
@@ -90,8 +103,10 @@ class _Cursor:
         except UnicodeDecodeError as error:
             raise CorruptObject(f"the payload has a key that is not UTF-8 at byte {self.at}") from error
 
-    def binary(self) -> memoryview:
-        return self._take(self._length(self._byte(), _BINARIES, "bytes"))
+    def binary(self) -> slice:
+        size = self._length(self._byte(), _BINARIES, "bytes")
+        self._take(size)
+        return slice(self.at - size, self.at)
 
     def _byte(self) -> int:
         return self._take(1)[0]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from theta_daemon.errors import CorruptObject, UnsupportedError
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +23,7 @@ MAX_BYTES: Final = 1 << 16  # 64 axes need less than 4 KiB
 MAX_SIZE: Final = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Frozen):
     """One place of the chunk grid: the key of its chunk and the part of the value that it covers.
 
     The chunk itself always has the full chunk shape. Where the chunks are contiguous in the value, the part is the
@@ -38,8 +37,7 @@ class Cell:
     region: tuple[slice, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Array:
+class Array(Frozen):
     """What `.zarray` says.
 
     `dtype` is zarr's spelling, `itemsize` its bytes; `compressor` the id of the chunks' compressor, None for

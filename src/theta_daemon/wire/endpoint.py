@@ -8,6 +8,7 @@ An end is used in one loop, whichever side it plays:
 
 `send` queues an event's bytes for the next `data_to_send`. Payload is never copied on the way: what is received are
 slices of the fed bytes, and what is sent are slices of the given ones, so both must stay as they are until used up.
+Content can also be read straight to where it belongs: `places` and `receive_placed` in place of `receive_data`.
 No descriptor, no clock, no thread: an end does nothing by itself.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 from theta_daemon.errors import ProtocolError
 from theta_daemon.wire import packets
 from theta_daemon.wire.events import NEED_DATA, Content, ContentEnd, NeedData
-from theta_daemon.wire.states import SPEAKER, LocalProtocolError, Side, State, Step, successor
+from theta_daemon.wire.states import SPEAKER, TRANSITIONS, LocalProtocolError, Side, State, Step, successor
 
 # git sends at most six lines of at most 65516 bytes, and a filter answers with one; paths of delayed files are many.
 MAX_LINES = 256
@@ -51,6 +52,24 @@ class Endpoint:
         MUST be called only after `next_event` returned NEED_DATA. `data` MUST NOT change until it does so again.
         """
         self._reader.feed(data)
+
+    def places(self, target: memoryview) -> list[memoryview]:
+        """Return where to read what the other side sends next, so that content comes to lie in `target` uncopied.
+
+        To be filled by one scatter read, which `receive_placed` is told of. Empty where no content is due, and where
+        something else has to be read first, with `receive_data`. MUST be called only after `next_event` returned
+        NEED_DATA.
+        """
+        if Step.CONTENT not in TRANSITIONS[self.state]:
+            return []
+        return self._reader.places(target)
+
+    def receive_placed(self, count: int) -> int:
+        """Take the `count` bytes that were read into the last places, 0 where the other side closed its end.
+
+        Returns the bytes of content that `target` begins with; whatever else came is for `next_event` to tell.
+        """
+        return self._reader.placed(count)
 
     def data_to_send(self) -> list[bytes | memoryview]:
         """Return, and forget, the pieces to be written to the other side in this order."""

@@ -7,9 +7,9 @@ other way round with the same classes. Every event names the `step` that it is i
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
+from theta_daemon.frozen import Frozen
 from theta_daemon.wire.states import Step
 
 
@@ -32,16 +32,14 @@ class Outcome(enum.Enum):
     DELAYED = "delayed"  # ask again when `list_available_blobs` names the path
 
 
-@dataclass(frozen=True, slots=True)
-class Agreed:
+class Agreed(Frozen):
     """The handshake is over; both sides can do `capabilities` (the client's event: our side needs none)."""
 
     capabilities: frozenset[str]
     step: ClassVar = Step.AGREE
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Frozen):
     """git asks for one file.
 
     `pathname` is relative to the top of the work tree, in raw bytes; it may name nothing on disk, or something else
@@ -62,30 +60,26 @@ class Request:
         return Step.REQUEST if self.pathname else Step.BARE_REQUEST
 
 
-@dataclass(frozen=True, slots=True)
-class ListAvailable:
+class ListAvailable(Frozen):
     """git asks which of the delayed paths can be had now (`command=list_available_blobs`)."""
 
     step: ClassVar = Step.LIST_AVAILABLE
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Frozen):
     """Bytes of the file, never empty when received: a slice of the fed bytes, valid until more is fed."""
 
     data: bytes | bytearray | memoryview
     step: ClassVar = Step.CONTENT
 
 
-@dataclass(frozen=True, slots=True)
-class ContentEnd:
+class ContentEnd(Frozen):
     """The file is complete."""
 
     step: ClassVar = Step.CONTENT_END
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Frozen):
     """The filter's answer to a request; content follows only after success."""
 
     outcome: Outcome
@@ -104,24 +98,21 @@ _STATUS_STEPS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class FinalStatus:
+class FinalStatus(Frozen):
     """The filter's last word after the content; None keeps the success, an error takes the content back."""
 
     outcome: Literal[Outcome.ERROR, Outcome.ABORT] | None = None
     step: ClassVar = Step.FINAL
 
 
-@dataclass(frozen=True, slots=True)
-class Available:
+class Available(Frozen):
     """The filter's answer to `ListAvailable`: delayed paths to ask for again; none says that none is left."""
 
     paths: tuple[bytes, ...]
     step: ClassVar = Step.AVAILABLE
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(Frozen):
     """git closed the pipe between two requests: it needs the filter no more."""
 
     step: ClassVar = Step.END

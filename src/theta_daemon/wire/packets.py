@@ -1,8 +1,9 @@
 """pkt-lines, git's framing: four hexadecimal digits that give the length, then the payload.
 
 `PacketReader` is fed bytes as they arrive and hands out pieces of payload: slices of what it was fed, never copies,
-so that a packet need not be complete before its first bytes are used. `content`, `line` and `FLUSH_PACKET` write.
-Nothing here knows what a packet means.
+so that a packet need not be complete before its first bytes are used. Or it says beforehand where payload and headers
+are to be put, for one scatter read, and finds out afterwards whether they came as expected. `content`, `line` and
+`FLUSH_PACKET` write. Nothing here knows what a packet means.
 
 Source: git's gitprotocol-common (pkt-line format) and pkt-line.h (LARGE_PACKET_MAX).
 """
@@ -19,6 +20,7 @@ MAX_PACKET = 65520  # with its header
 MAX_DATA = MAX_PACKET - HEADER
 FLUSH_PACKET = b"0000"
 _FULL_HEADER = b"fff0"  # that of a packet of MAX_PACKET bytes
+_AHEAD = 4  # headers that are expected at a time: more have seldom arrived, and each costs time
 
 
 class Mark(enum.Enum):
@@ -51,10 +53,12 @@ class PacketReader:
     returned NEED_DATA, and only then may more be fed. So the caller can read into one buffer again and again.
     """
 
-    __slots__ = ("_ended", "_header", "_position", "_remaining", "_view")
+    __slots__ = ("_ended", "_header", "_headers", "_places", "_position", "_remaining", "_view")
 
     def __init__(self) -> None:
         self._view = memoryview(b"")
+        self._headers = [memoryview(bytearray(HEADER)) for _ in range(_AHEAD)]
+        self._places: list[memoryview] = []
         self._position = 0
         self._header = b""  # the first digits of a header that was cut
         self._remaining = 0  # payload bytes of the current packet that were not handed out yet
@@ -102,6 +106,55 @@ class PacketReader:
         self._position = position + len(piece)
         self._remaining -= len(piece)
         return piece
+
+    def places(self, target: memoryview) -> list[memoryview]:
+        """Return where to read the next bytes of the stream, in this order, so that payload comes to lie in `target`.
+
+        That supposes that the packets to come are full ones, as git's are but for the last of a file: `placed` finds
+        out. None for an empty target, at the end of the stream, and where other bytes come first: those fed earlier, or
+        the rest of a header.
+        """
+        places: list[memoryview] = []
+        if self._header or self._ended or self._position < len(self._view):
+            return places
+        size = len(target)
+        end = min(self._remaining, size)
+        if end:
+            places.append(target[:end])
+        for header in self._headers:
+            if end == size:
+                break
+            start, end = end, min(end + MAX_DATA, size)
+            places += (header, target[start:end])
+        self._places = places
+        return places
+
+    def placed(self, count: int) -> int:
+        """Take the `count` bytes that were read into the places; return how many bytes of payload `target` begins with.
+
+        What does not follow a full packet's header was put in a wrong place, and is fed instead: the next pieces come
+        from a copy of it. `count` is 0 where the stream ended.
+        """
+        places, remaining, payload = self._places, self._remaining, 0
+        left = count
+        for index, place in enumerate(places):
+            if not left:
+                break
+            if remaining:
+                taken = min(left, len(place))
+                payload += taken
+                remaining -= taken
+                left -= taken
+            elif place == _FULL_HEADER and left >= HEADER:
+                remaining = MAX_DATA
+                left -= HEADER
+            else:
+                self.feed(b"".join(places[index:])[:left])
+                break
+        self._remaining = remaining
+        if not count:
+            self.feed(b"")
+        return payload
 
     def _starve(self, header: memoryview) -> Mark:
         if not self._ended:

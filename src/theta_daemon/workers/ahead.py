@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import wait as wait_all
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LEAST_JOBS = 2
 
-@dataclass(frozen=True, slots=True)
-class Job(Generic[T]):
+
+class Job(Frozen, Generic[T]):
     """Work that is started, perhaps more than once, by `start`; its result holds `weight` bytes until it is dropped."""
 
     weight: int
@@ -34,19 +36,28 @@ class Job(Generic[T]):
 
 
 class ReadAhead(Generic[T]):
-    """Streams of jobs within a window of `window` bytes; `drop` gives back what a result holds."""
+    """Streams of jobs within a window of `window` bytes; `drop` gives back what a result holds.
 
-    def __init__(self, window: int, drop: Callable[[T], None]) -> None:
+    Two jobs that follow each other may hold up to `most` bytes, so that one is made while the other is taken.
+    """
+
+    def __init__(self, window: int, drop: Callable[[T], None], most: int = 0) -> None:
         self.window = window
+        self._most = most
         self._drop = drop
         self._used = 0
+        self._jobs = 0
         self._streams: deque[Stream[T]] = deque()
 
     def stream(self, jobs: Iterable[Job[T]]) -> Stream[T]:
         """Return a new stream, behind all others; what fits of it is started at once."""
         stream = Stream(self, jobs)
         self._streams.append(stream)
-        self.go_on()
+        try:
+            self.go_on()
+        except BaseException:
+            stream.close()  # nobody else can
+            raise
         return stream
 
     def go_on(self) -> None:
@@ -73,7 +84,16 @@ class ReadAhead(Generic[T]):
             stream.close()
 
     def _fits(self, weight: int) -> bool:
-        return self._used == 0 or self._used + weight <= self.window
+        used = self._used + weight
+        return self._used == 0 or used <= self.window or (self._jobs < _LEAST_JOBS and used <= self._most)
+
+    def _hold(self, job: Job[T]) -> None:
+        self._used += job.weight
+        self._jobs += 1
+
+    def _let_go(self, job: Job[T]) -> None:
+        self._used -= job.weight
+        self._jobs -= 1
 
 
 class Stream(Generic[T]):
@@ -98,6 +118,7 @@ class Stream(Generic[T]):
                 self._ahead.arrange([self])
             if not self._ahead._fits(self._waiting[0].weight):
                 self._ahead.give_up(self)
+            self._start()  # fits or not: what other streams returned last is not ours to drop
         self._ahead.go_on()
         job, future = self._started.popleft()
         try:
@@ -109,18 +130,23 @@ class Stream(Generic[T]):
         return result
 
     def first_failure(self) -> BaseException | None:
-        """Wait for all that has been started, and return the exception of the first that failed."""
+        """Wait for all that has been started, or fits now, and return the exception of the first that failed."""
+        if not self._started:
+            self._ahead.go_on()
         for _, future in self._started:
             if (error := future.exception()) is not None:
                 return error
         return None
 
     @property
+    def is_done(self) -> bool:
+        """Whether every result was returned."""
+        return not self._waiting and not self._started
+
+    @property
     def is_settled(self) -> bool:
-        """Whether something has been started, and all that has is done and has not failed; never waits."""
-        if self._waiting and not self._started:
-            return False
-        return all(future.done() and future.exception() is None for _, future in self._started)
+        """Whether all of it has been started, is done and has not failed; never waits."""
+        return not self._waiting and all(future.done() and future.exception() is None for _, future in self._started)
 
     def close(self) -> None:
         """Give back everything; the stream has no more results."""
@@ -133,16 +159,18 @@ class Stream(Generic[T]):
 
     def _start_what_fits(self) -> bool:
         """Start jobs in order; tell whether all are."""
-        ahead = self._ahead
         while self._waiting:
-            job = self._waiting[0]
-            if not ahead._fits(job.weight):
+            if not self._ahead._fits(self._waiting[0].weight):
                 return False
-            future = job.start()
-            del self._waiting[0]
-            ahead._used += job.weight
-            self._started.append((job, future))
+            self._start()
         return True
+
+    def _start(self) -> None:
+        job = self._waiting[0]
+        future = job.start()
+        del self._waiting[0]
+        self._ahead._hold(job)
+        self._started.append((job, future))
 
     def _give_up(self) -> None:
         wait_all([future for _, future in self._started])
@@ -155,11 +183,11 @@ class Stream(Generic[T]):
         if self._taken is not None:
             job, result = self._taken
             self._taken = None
-            self._ahead._used -= job.weight
+            self._ahead._let_go(job)
             self._ahead._drop(result)
 
     def _lay_aside(self, job: Job[T], future: Future[T]) -> None:
-        self._ahead._used -= job.weight
+        self._ahead._let_go(job)
         future.cancel()
         future.add_done_callback(self._drop_late)
 

@@ -23,7 +23,7 @@ class Buffers:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> memoryview:
-        """Return a writable view of exactly `size` bytes with undefined content."""
+        """Return a writable view of exactly `size` bytes with undefined content. Raises MemoryError."""
         with self._lock:
             best = None
             for index, buffer in enumerate(self._free):
@@ -34,7 +34,10 @@ class Buffers:
                 buffer = self._free.pop(best)
                 self._kept -= len(buffer)
                 return memoryview(buffer)[:size]
-        return memoryview(mmap.mmap(-1, max(-(-size // _ROUND), 1) * _ROUND))[:size]
+        try:
+            return memoryview(mmap.mmap(-1, max(-(-size // _ROUND), 1) * _ROUND))[:size]
+        except OSError as error:
+            raise MemoryError from error  # ENOMEM
 
     def give(self, view: memoryview) -> None:
         """Take back the memory of a view that `take` returned; the caller must not use it again."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from tests.support import models
 from tests.support.repository import Repository
 
 # Of what one side said: here "git>", "clone>"; the filter is "git<".
-_HEADER_LINE = re.compile(r"packet: +\S+> (?:(command)=(clean|smudge)|(pathname|ref|treeish|blob)=(.*))")
+_HEADER_LINE = re.compile(r"packet: +\S+> (?:(command)=(clean|smudge)|(pathname|ref|treeish|blob|can-delay)=(.*))")
 
 NAMES = ("a.pt", "b.safetensors", "c.pt")
 
@@ -31,13 +31,14 @@ def written(name: str, seed: int = 0) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What git sent of one request: its header."""
+    """What git sent of one request: its header. Requests that differ in whether they can wait are equal."""
 
     command: str
     pathname: str
     ref: str | None = None
     treeish: str | None = None
     blob: str | None = None
+    can_delay: bool = field(default=False, compare=False)
 
 
 class Traced:
@@ -66,13 +67,35 @@ class Traced:
             found = _HEADER_LINE.search(line)
             if found is not None:
                 if found[1]:
-                    headers.append({})
-                headers[-1].setdefault(found[1] or found[3], found[2] or found[4])
-        return [Request(**header) for header in headers]
+                    headers.append({"command": found[2]})
+                else:
+                    headers[-1][found[3]] = found[4]
+        return [
+            Request(
+                header["command"],
+                header["pathname"],
+                header.get("ref"),
+                header.get("treeish"),
+                header.get("blob"),
+                can_delay="can-delay" in header,
+            )
+            for header in headers
+        ]
 
     def smudges(self) -> list[Request]:
-        """Return what git asked the filter to smudge: before that, it may look whether a file has changed."""
-        return [asked for asked in self.requests() if asked.command == "smudge"]
+        """Return what git asked the filter to smudge, once for each file, in the order in which it asked first.
+
+        Before that, git may look whether a file has changed.
+        """
+        asked = [request for request in self.requests() if request.command == "smudge"]
+        delayed = {request.pathname for request in asked if request.can_delay}
+        return [request for request in asked if request.can_delay or request.pathname not in delayed]
+
+    def again(self) -> list[Request]:
+        """Return what git asked the filter to smudge though it had asked before, and was told to wait."""
+        asked = [request for request in self.requests() if request.command == "smudge"]
+        delayed = {request.pathname for request in asked if request.can_delay}
+        return [request for request in asked if not request.can_delay and request.pathname in delayed]
 
 
 @pytest.fixture

@@ -20,13 +20,15 @@ from theta_daemon.daemon import entry, handlers
 
 def dying(real):
     def wrapped(self, path, content, **known):
-        for piece in real(self, path, content, **known):
-            if path == b"b.safetensors" and not os.environ["DIES_LATE"]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield piece
-            if path == b"b.safetensors":
-                os.kill(os.getpid(), signal.SIGKILL)
+        pieces = real(self, path, content, **known)
+        return deadly(pieces) if path == b"b.safetensors" and pieces is not None else pieces
     return wrapped
+
+def deadly(pieces):
+    for piece in pieces:
+        if os.environ["DIES_LATE"]:
+            yield piece
+        os.kill(os.getpid(), signal.SIGKILL)
 
 handlers.PipelineHandlers.clean = dying(handlers.PipelineHandlers.clean)
 handlers.PipelineHandlers.smudge = dying(handlers.PipelineHandlers.smudge)
@@ -59,19 +61,37 @@ def test_P5_after_a_death_in_smudge_the_next_file_has_a_new_filter(dying: Traced
     repository = dying.repository
     for name in NAMES:
         (repository.path / name).unlink()
-    dying.git(*OPTIONAL, "checkout", "--", ".")
+    dying.git(*OPTIONAL, "checkout-index", "--all")  # it never waits
     assert dying.starts() == 2
     assert_files(repository, names=["a.pt", "c.pt"])
     assert repository.read(MIDDLE) == repository.blob(MIDDLE)  # nothing of the half that was sent
 
 
-def test_P5_where_it_is_required_a_death_fails_the_command(dying: Traced) -> None:
+def test_D5_what_git_makes_of_a_death_where_files_wait(dying: Traced, tracked: Repository) -> None:
+    """Where the filter is not required, git leaves a file empty that failed when it asked the second time."""
+    repository = dying.repository
+    for name in NAMES:
+        (repository.path / name).unlink()
+    repository.run("git", *OPTIONAL, "checkout", "--", ".")
+    assert_files(repository, names=["a.pt"])
+    assert repository.read(MIDDLE) == b""
+    last = repository.path / "c.pt"
+    assert not last.exists() or last.read_bytes() == b""
+    tracked.checkout_again()
+    assert_files(tracked)
+
+
+def test_P5_where_it_is_required_a_death_fails_the_command(dying: Traced, tracked: Repository) -> None:
     repository = dying.repository
     staged = repository.git("ls-files", "--stage")
     (repository.path / MIDDLE).unlink()
-    said = repository.git_fails("checkout", "--", MIDDLE)
+    (repository.path / "c.pt").unlink()
+    said = repository.git_fails("checkout", "--", ".")
     assert f"{MIDDLE}: smudge filter theta failed" in said
     assert not (repository.path / MIDDLE).exists()
+    assert not (repository.path / "c.pt").exists()
+    tracked.git("checkout", "--", ".")
+    assert_files(tracked)
     repository.write(MIDDLE, written(MIDDLE, 1))
     said = repository.git_fails("add", MIDDLE)
     assert f"{MIDDLE}: clean filter 'theta' failed" in said

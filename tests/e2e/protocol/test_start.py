@@ -78,7 +78,7 @@ def test_H4_one_process_serves_all_files_of_a_command(traced: Traced) -> None:
         (repository.path / name).unlink()
     traced.git("checkout", "--", ".")
     assert traced.starts() == 1
-    assert [(asked.command, asked.pathname) for asked in traced.requests()] == [("smudge", name) for name in NAMES]
+    assert [(asked.command, asked.pathname) for asked in traced.requests()] == 2 * [("smudge", name) for name in NAMES]
     assert_files(repository, 1)
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
@@ -21,20 +21,24 @@ REQUEST = transcript.load("handshake").from_git + packet(b"command=clean") + pac
 
 
 class Parts(Channel):
-    """A channel that returns the given parts, one a read, all in the same buffer; it counts the reads."""
+    """A channel that returns the given parts, one a read, into buffers full of garbage; it counts the reads."""
 
     def __init__(self, parts: Iterable[bytes]) -> None:
         self._parts = iter(parts)
-        self._view = memoryview(bytearray(1 << 20))
+        self._part = b""
+        self._buffer = memoryview(bytearray(1 << 20))
         self.reads = 0
         self.written = b""
 
-    def read(self) -> memoryview:
+    def scatter(self, views: Sequence[memoryview]) -> int:
         self.reads += 1
-        part = next(self._parts, b"")
-        self._view[:] = b"\xee" * len(self._view)
-        self._view[: len(part)] = part
-        return self._view[: len(part)]
+        self._part = self._part or next(self._parts, b"")
+        count = 0
+        for view in views:
+            taken, self._part = self._part[: len(view)], self._part[len(view) :]
+            view[:] = taken.ljust(len(view), b"\xee")
+            count += len(taken)
+        return count
 
     def write(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
         self.written += b"".join(pieces)

@@ -19,7 +19,7 @@ import pytest
 from tests.support.fake_git import PATIENCE, TOY, Answer, FakeGit
 from theta_daemon import __version__
 from theta_daemon.errors import ProtocolError
-from theta_daemon.wire.events import Content, ContentEnd, Outcome, Request
+from theta_daemon.wire.events import Content, ContentEnd, ListAvailable, Outcome, Request
 
 OK = Outcome.SUCCESS
 
@@ -163,8 +163,9 @@ def test_S4_a_handler_that_does_not_read_does_not_block_git(git: FakeGit) -> Non
 
 def test_R3_what_git_knows_gets_to_the_handler(git: FakeGit) -> None:
     asked = Request("smudge", b"a.meta", ref="refs/heads/main", treeish="1" * 40, blob="2" * 40)
-    assert git.ask(asked).content == repr(("refs/heads/main", "1" * 40, "2" * 40)).encode()
-    assert git.ask(Request("smudge", b"a.meta")).content == b"(None, None, None)"
+    assert git.ask(asked).content == repr(("refs/heads/main", "1" * 40, "2" * 40, False)).encode()
+    assert git.ask(Request("smudge", b"a.meta")).content == b"(None, None, None, False)"
+    assert git.ask(Request("smudge", b"a.meta", can_delay=True)).content == b"(None, None, None, True)"
 
 
 @pytest.mark.parametrize("path", [b"a", b"a.empty", b"a.nothing"])
@@ -189,6 +190,78 @@ def test_small_pieces_travel_together(git: FakeGit) -> None:
 
 def test_large_pieces_fill_their_packets(git: FakeGit) -> None:
     assert git.ask(clean(b"a"), b"x" * (3 * 65516 + 1)).packets == (65516, 65516, 65516, 1)
+
+
+class TestDelay:
+    def test_D5_a_delayed_file_is_answered_when_git_asks_again(self, git: FakeGit) -> None:
+        files = {b"later/b": b"x" * 200_000, b"a": b"at once", b"later/a.late": b"late", b"later/c.error": b"bad"}
+        checkout = git.check_out(files)
+        assert checkout.lists == [[b"later/a.late", b"later/b", b"later/c.error"]]
+        assert checkout.answers[b"a"].content == b"at once"
+        assert checkout.answers[b"later/b"].content == files[b"later/b"]
+        assert checkout.failed == [b"later/a.late", b"later/c.error"]
+        assert git.available() == []
+        assert git.end()[0] == 0
+
+    def test_D1_a_file_that_cannot_wait_fails(self, git: FakeGit) -> None:
+        assert git.ask(Request("smudge", b"later/a"), b"content").status is Outcome.ERROR
+        assert git.ask(clean(b"a"), b"content").content == b"content"
+        code, errors = git.end()
+        assert code == 0
+        assert "theta-daemon: error: later/a: internal error: LocalProtocolError: git did not say that" in errors
+
+    def test_D1_git_may_not_know_delay(self) -> None:
+        with FakeGit(capabilities=("clean", "smudge")) as git:
+            git.shake_hands()
+            assert git.ask(Request("smudge", b"a.meta", can_delay=True)).content == b"(None, None, None, False)"
+            assert git.available() == []
+            assert git.end()[0] == 0
+
+    def test_D1_a_handler_need_not_read_what_it_delays(self, git: FakeGit) -> None:
+        asked = Request("smudge", b"later/a.forgets", can_delay=True)
+        assert git.ask(asked, b"x" * 1_000_000).status is Outcome.DELAYED
+        assert git.available() == [b"later/a.forgets"]
+
+    def test_D3_nothing_is_delayed_before_the_handlers_are_made(self, tmp_path: Path) -> None:
+        mark = tmp_path / "mark"
+        with FakeGit(environment={"TOY_MARK": str(mark)}) as git:
+            git.shake_hands()
+            assert git.available() == []
+            assert not mark.exists()
+
+    def test_D8_git_may_go_while_files_wait(self, tmp_path: Path) -> None:
+        mark = tmp_path / "mark"
+        for asks in (False, True):
+            with FakeGit(environment={"TOY_MARK": str(mark)}) as git:
+                git.shake_hands()
+                git.ask(Request("smudge", b"later/a", can_delay=True), b"content")
+                assert not asks or git.available()
+                assert git.end() == (0, "a stray print while the handlers are made\n")
+            assert not mark.exists()
+
+    def test_D8_a_signal_while_git_waits_for_the_list(self, tmp_path: Path) -> None:
+        mark = tmp_path / "mark"
+        with FakeGit(environment={"TOY_MARK": str(mark), "PYTHONUNBUFFERED": "1"}) as git:
+            git.shake_hands()
+            git.ask(Request("smudge", b"later/a.hanglist", can_delay=True), b"content")
+            git.say(ListAvailable())
+            git.wait_for_stderr(b"hanging\n")
+            git.process.send_signal(signal.SIGTERM)
+            assert git.process.wait(PATIENCE) == 143
+        assert not mark.exists()
+
+    def test_D11_a_bug_in_the_list_ends_it_with_one_line(self, tmp_path: Path) -> None:
+        """Nothing can be said instead: git dies when it is not answered, so nobody waits."""
+        mark = tmp_path / "mark"
+        with FakeGit(environment={"TOY_MARK": str(mark)}) as git:
+            git.shake_hands()
+            git.ask(Request("smudge", b"later/a.listbug", can_delay=True), b"content")
+            git.say(ListAvailable())
+            code, errors = git.end()
+        assert code == 1
+        assert errors.count("theta-daemon: error: internal error: ValueError: what a bug in the list says") == 1
+        assert "Traceback" not in errors
+        assert not mark.exists()
 
 
 def test_unknown_commands_fail_alone(git: FakeGit) -> None:

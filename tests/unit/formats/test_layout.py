@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from theta_daemon.errors import LayoutError
@@ -51,7 +49,7 @@ GOOD = Layout(
 
 
 def groups(*changed: Group) -> Layout:
-    return replace(GOOD, groups=(*changed, *GOOD.groups[len(changed) :]))
+    return GOOD.replace(groups=(*changed, *GOOD.groups[len(changed) :]))
 
 
 def ops(*new: Op) -> Layout:
@@ -69,42 +67,42 @@ def test_a_well_formed_layout_passes() -> None:
 
 
 def test_an_alias_may_stand_before_its_owner() -> None:
-    check(Layout("x", (replace(TIED, owner=1), W), (GroupOp(1),)))
+    check(Layout("x", (TIED.replace(owner=1), W), (GroupOp(1),)))
 
 
 @pytest.mark.parametrize("name", ["", "Torch", "-x", "torch zip", "x" * 65, "torch\n", "../x", "é"])
 def test_the_format_is_a_plain_name(name: str) -> None:
     with pytest.raises(LayoutError, match="no name of a format"):
-        check(replace(GOOD, format=name))
+        check(GOOD.replace(format=name))
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ([replace(W, name=())], "no name"),
-        ([replace(W, name=("t",))], "same name"),
-        ([replace(W, name=("head",))], "begins with it"),
-        ([replace(W, dtype="float31")], "unknown dtype 'float31'"),
-        ([replace(W, shape=(-1,))], "negative"),
-        ([replace(W, shape=(1 << 61, 1 << 61))], "larger than any file"),
-        ([replace(W, shape=(1,) * 65)], "rank 65"),
-        ([replace(W, dtype="float4_e2m1fn", shape=(3,))], "do not end on a byte"),
-        ([replace(W, axes=(0,))], "no order of 2 axes"),
-        ([replace(W, axes=(1, 1))], "no order of 2 axes"),
-        ([replace(W, axes=(1, 2))], "no order of 2 axes"),
-        ([replace(W, dtype="float4_e2m1fn", axes=(1, 0))], "cannot be transposed"),
-        ([replace(W, owner=1)], "an owner names another owner"),
-        ([W, TRANSPOSED, replace(TIED, owner=None)], "names no owner"),
-        ([W, TRANSPOSED, replace(TIED, owner=5)], "group 5"),
-        ([W, TRANSPOSED, replace(TIED, owner=-5)], "group -5"),
-        ([W, TRANSPOSED, replace(TIED, owner=3)], "group 3"),
-        ([W, TRANSPOSED, TIED, replace(SLICE, owner=2)], "group 2"),
-        ([W, TRANSPOSED, replace(TIED, owner=1)], "differs from its owner"),
-        ([W, TRANSPOSED, replace(TIED, shape=(3, 2))], "differs from its owner"),
-        ([W, TRANSPOSED, replace(TIED, dtype="int32")], "differs from its owner"),
-        ([W, TRANSPOSED, replace(TIED, axes=(1, 0))], "differs from its owner"),
-        ([W, TRANSPOSED, TIED, replace(SLICE, shape=(-1,))], "negative"),
-        ([W, TRANSPOSED, TIED, replace(SLICE, dtype="object")], "unknown dtype"),
+        ([W.replace(name=())], "no name"),
+        ([W.replace(name=("t",))], "same name"),
+        ([W.replace(name=("head",))], "begins with it"),
+        ([W.replace(dtype="float31")], "unknown dtype 'float31'"),
+        ([W.replace(shape=(-1,))], "negative"),
+        ([W.replace(shape=(1 << 61, 1 << 61))], "larger than any file"),
+        ([W.replace(shape=(1,) * 65)], "rank 65"),
+        ([W.replace(dtype="float4_e2m1fn", shape=(3,))], "do not end on a byte"),
+        ([W.replace(axes=(0,))], "no order of 2 axes"),
+        ([W.replace(axes=(1, 1))], "no order of 2 axes"),
+        ([W.replace(axes=(1, 2))], "no order of 2 axes"),
+        ([W.replace(dtype="float4_e2m1fn", axes=(1, 0))], "cannot be transposed"),
+        ([W.replace(owner=1)], "an owner names another owner"),
+        ([W, TRANSPOSED, TIED.replace(owner=None)], "names no owner"),
+        ([W, TRANSPOSED, TIED.replace(owner=5)], "group 5"),
+        ([W, TRANSPOSED, TIED.replace(owner=-5)], "group -5"),
+        ([W, TRANSPOSED, TIED.replace(owner=3)], "group 3"),
+        ([W, TRANSPOSED, TIED, SLICE.replace(owner=2)], "group 2"),
+        ([W, TRANSPOSED, TIED.replace(owner=1)], "differs from its owner"),
+        ([W, TRANSPOSED, TIED.replace(shape=(3, 2))], "differs from its owner"),
+        ([W, TRANSPOSED, TIED.replace(dtype="int32")], "differs from its owner"),
+        ([W, TRANSPOSED, TIED.replace(axes=(1, 0))], "differs from its owner"),
+        ([W, TRANSPOSED, TIED, SLICE.replace(shape=(-1,))], "negative"),
+        ([W, TRANSPOSED, TIED, SLICE.replace(dtype="object")], "unknown dtype"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(changed: list[Group], message: str) -> None:
@@ -114,7 +112,7 @@ def test_groups_that_do_not_fit_are_refused(changed: list[Group], message: str) 
 
 def test_the_error_names_the_group() -> None:
     with pytest.raises(LayoutError, match="parameter 'head/w'"):
-        check(groups(W, TRANSPOSED, replace(TIED, owner=1)))
+        check(groups(W, TRANSPOSED, TIED.replace(owner=1)))
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,10 @@ def scripted(tmp_path: Path) -> Script:
             compatible="auto",
             fsync=False,
             checkpoint_type=None,
+            compression=None,
             workers=1,
             memory_limit=1 << 30,
-            trace=False,
+            cache_size=0,
             child_environment={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
         )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,22 +14,39 @@ import pytest
 from theta_daemon.dtypes import DTYPES
 from theta_daemon.metadata import lsh
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
 RECORDED = (Path(__file__).resolve().parents[3] / "protocol" / "fixtures" / "lsh" / "pool.bin").read_bytes()
 POOL = np.frombuffer(RECORDED, "<f8", 10_000).tolist()
 OFFSETS = np.frombuffer(RECORDED, "<i8", 16, 80_000).tolist()
 HASHED = {"bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"}
 
 
-def reference(values: list[float]) -> tuple[int, ...]:
-    """Return the signature by protocol/metadata.md, one value at a time."""
-    signature = []
+def sums(values: list[float]) -> list[float]:
+    """Return the 16 sums by protocol/metadata.md, one value at a time."""
+    totals = []
     for offset in OFFSETS:
         total = 0.0
         for index, value in enumerate(values):
             total += value * POOL[(index ^ offset) % 10_000]
-        bucket = total / 1e-8
-        signature.append(math.floor(bucket) if -(2.0**63) <= bucket < 2.0**63 else -(2**63))
-    return tuple(signature)
+        totals.append(total)
+    return totals
+
+
+def reference(values: list[float]) -> tuple[int, ...]:
+    """Return the signature by protocol/metadata.md."""
+    buckets = [total / 1e-8 for total in sums(values)]
+    return tuple(math.floor(bucket) if -(2.0**63) <= bucket < 2.0**63 else -(2**63) for bucket in buckets)
+
+
+@pytest.fixture(params=["as chosen", "products are stored"])
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add as this machine chooses, and as one whose `np.dot` is of no use."""
+    if request.param == "products are stored":
+        monkeypatch.setattr(lsh, "_direction", lambda: 1)
 
 
 def test_the_random_numbers_are_the_recorded_ones() -> None:
@@ -38,6 +57,7 @@ def test_the_random_numbers_are_the_recorded_ones() -> None:
     assert generator.integers(limits.min, limits.max, size=16, dtype=np.int64).tolist() == OFFSETS
 
 
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("dtype", sorted(HASHED))
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 3000])
 def test_signature_is_the_definition(dtype: str, count: int) -> None:
@@ -50,18 +70,53 @@ def test_signature_is_the_definition(dtype: str, count: int) -> None:
     assert lsh.signature(raw, dtype) == reference(doubles)
 
 
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("scale", [1e-30, 1e-8, 1.0, 1e5, 1e9])
 def test_signature_of_float32_at_every_magnitude(scale: float) -> None:
     values = (np.random.default_rng(1).standard_normal(5000) * scale).astype(np.float32)
     assert lsh.signature(values.tobytes(), "float32") == reference(values.astype(np.float64).tolist())
 
 
+@pytest.mark.usefixtures("_either_way")
 def test_signature_where_every_step_rounds() -> None:
     generator = np.random.default_rng(2)
     values = generator.standard_normal(9000) * 10.0 ** generator.uniform(-10, 7, 9000)
     assert lsh.signature(values.tobytes(), "float64") == reference(values.tolist())
 
 
+def extremes(count: int) -> list[float]:
+    """Return values of all magnitudes, both zeros and subnormals among them, whose sums stay finite."""
+    generator = np.random.default_rng(count)
+    values = generator.standard_normal(count) * 10.0 ** generator.uniform(-320, 30, count)
+    values[generator.integers(0, count, count // 8)] = -0.0
+    values[generator.integers(0, count, count // 8)] = 5e-324
+    values[count // 2] = 1e30
+    return [float(value) for value in values]
+
+
+@pytest.mark.usefixtures("_either_way")
+@pytest.mark.parametrize("count", [1, 2, 4095, 4096, 4097, 8191, 8193])
+def test_sums_have_every_bit(count: int) -> None:
+    """The integers of small values would not show the last bits."""
+    for values in (np.random.default_rng(count).standard_normal(count).tolist(), extremes(count)):
+        stream = lsh.Stream("float64")
+        stream.update(np.array(values, "<f8").tobytes())
+        assert [total.hex() for total in stream._sums.tolist()] == [total.hex() for total in sums(values)]
+
+
+@pytest.mark.usefixtures("_either_way")
+@pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("at", [0, 4095, 4096, 4999])
+def test_what_is_not_finite_does_not_spread(special: float, at: int) -> None:
+    """... to the sums of another tensor in the same buffers."""
+    values = np.ones(5000)
+    values[at] = special
+    assert lsh.signature(values.tobytes(), "float64") == (-(2**63),) * 16
+    values[at] = 1
+    assert lsh.signature(values.tobytes(), "float64") == reference(values.tolist())
+
+
+@pytest.mark.usefixtures("_either_way")
 def test_blocks_far_from_the_start() -> None:
     # One value, 3 million zeros before it: the sum is that one product.
     at = 3_000_017
@@ -71,6 +126,7 @@ def test_blocks_far_from_the_start() -> None:
     assert lsh.signature(values.tobytes(), "float32") == expected
 
 
+@pytest.mark.usefixtures("_either_way")
 def test_overflow_and_nan_become_the_smallest_integer() -> None:
     for value in (math.nan, math.inf, -math.inf, 1e300):
         raw = np.array([value], "<f8").tobytes()
@@ -122,6 +178,51 @@ def test_threads_do_not_disturb_each_other() -> None:
     for thread in threads:
         thread.join()
     assert found == alone
+
+
+@pytest.mark.usefixtures("_either_way")
+def test_pieces_that_end_within_blocks() -> None:
+    values = np.random.default_rng(8).standard_normal(20_000)
+    stream = lsh.Stream("float64")
+    for start, end in pairwise((0, 1, 100, 4095, 4097, 13_000, 13_008, 20_000)):
+        stream.update(values[start:end].tobytes())
+    assert stream.signature() == reference(values.tolist())
+
+
+@pytest.mark.usefixtures("_either_way")
+@pytest.mark.parametrize("count", [700, 9000])
+def test_some_of_the_integers(count: int) -> None:
+    raw = np.random.default_rng(9).standard_normal(count).tobytes()
+    whole = lsh.signature(raw, "float64")
+    parts = [slice(0, 8), slice(8, 9), slice(9, 16)]
+    assert [lsh.signature(raw, "float64", part) for part in parts] == [whole[part] for part in parts]
+    assert lsh.signature(raw, "bfloat16", slice(3, 5)) == (0, 0)
+
+
+def _in_order(hyperplanes: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
+    totals = np.zeros(hyperplanes.shape[:-1])
+    for index, feature in enumerate(features):
+        totals = totals + hyperplanes[..., index] * feature
+    return totals
+
+
+def _in_pairs(hyperplanes: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
+    totals: NDArray[np.float64] = (hyperplanes * features).sum(axis=-1)
+    return totals
+
+
+def _one_bit_off(hyperplanes: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
+    totals = _in_order(hyperplanes, features)
+    totals[..., -1] = np.nextafter(totals[..., -1], math.inf)
+    return totals
+
+
+@pytest.mark.parametrize(("dot", "direction"), [(_in_order, -1), (_in_pairs, 1), (_one_bit_off, 1)])
+def test_numpy_that_adds_otherwise_is_found_out(
+    dot: Callable[..., NDArray[np.float64]], direction: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(np, "dot", dot)
+    assert lsh._direction.__wrapped__() == direction
 
 
 def test_more_may_follow_a_signature() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,14 +37,14 @@ def written(*names: Name, file: FileEntry | None = None) -> dict[str, Any]:
 
 def test_serialize_writes_what_json_dump_writes() -> None:
     metadata = Metadata(
-        {("a", "b"): replace(ENTRY, replay=(Update("dense", OTHER, 1),)), ("c",): replace(ENTRY, digest=None)}, FILE
+        {("a", "b"): ENTRY.replace(replay=(Update("dense", OTHER, 1),)), ("c",): ENTRY.replace(digest=None)}, FILE
     )
     data = text.serialize(metadata)
     assert data == json.dumps(json.loads(data), indent=4).encode()
 
 
 def test_parse_takes_any_spacing_and_order() -> None:
-    metadata = Metadata({("a", "b"): ENTRY, ("a", "c"): replace(ENTRY, last_commit="0" * 40), ("d",): ENTRY}, FILE)
+    metadata = Metadata({("a", "b"): ENTRY, ("a", "c"): ENTRY.replace(last_commit="0" * 40), ("d",): ENTRY}, FILE)
     tree = json.loads(text.serialize(metadata))
     shuffled = json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\r\n"
     parsed = text.parse(shuffled.encode())
@@ -87,7 +86,7 @@ def test_the_file_entry_gives_way_to_parameters_of_its_name() -> None:
 
 @pytest.mark.parametrize("name", [("theta_daemon",), ("theta_daemon", "version"), ("theta_daemon~", "x", "y")])
 def test_a_parameter_called_theta_daemon_is_no_file_entry(name: Name) -> None:
-    metadata = Metadata({name: replace(ENTRY, digest=None)}, None)
+    metadata = Metadata({name: ENTRY.replace(digest=None)}, None)
     assert text.parse(text.serialize(metadata)) == metadata
 
 
@@ -111,7 +110,7 @@ def test_serialize_refuses_names_that_do_not_fit(names: list[Name]) -> None:
 
 def test_serialize_refuses_a_replay_without_a_digest() -> None:
     with pytest.raises(ValueError, match="digest"):
-        text.serialize(Metadata({("a",): replace(ENTRY, digest=None, replay=(Update("dense", OTHER, 1),))}, None))
+        text.serialize(Metadata({("a",): ENTRY.replace(digest=None, replay=(Update("dense", OTHER, 1),))}, None))
 
 
 def test_serialize_refuses_what_parse_would_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +144,7 @@ def test_a_newer_version_is_named() -> None:
 
 
 def test_conflict_markers_are_a_conflict_error() -> None:
-    ours, theirs = (text.serialize(Metadata({("a",): replace(ENTRY, oid=oid)}, None)) for oid in (OID, OTHER))
+    ours, theirs = (text.serialize(Metadata({("a",): ENTRY.replace(oid=oid)}, None)) for oid in (OID, OTHER))
     data = b"<<<<<<< HEAD\n" + ours + b"\n=======\n" + theirs + b"\n>>>>>>> topic\n"
     assert text.kind(data) is text.Kind.CONFLICT
     with pytest.raises(ConflictError, match="conflict markers"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,8 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 def chosen(bench: Bench, path: bytes, attribute: str | None = None, setting: str | None = None) -> str:
     named = None if setting is None else Value(setting, "GIT_THETA_CHECKPOINT_TYPE")
-    services = replace(
-        bench.services,
-        settings=replace(bench.services.settings, checkpoint_type=named),
+    services = bench.services.replace(
+        settings=bench.services.settings.replace(checkpoint_type=named),
         attributes=WrittenAttributes({} if attribute is None else {path: attribute}),
     )
     return skeleton(services, path, METADATA).layout.format
@@ -63,5 +61,5 @@ def test_an_attribute_of_another_name_is_an_error(bench: Bench, name: str) -> No
 
 
 def test_a_format_that_is_known_is_not_asked_for(bench: Bench) -> None:
-    services = replace(bench.services, attributes=WrittenAttributes({b"m": "flax"}))
+    services = bench.services.replace(attributes=WrittenAttributes({b"m": "flax"}))
     assert canonical(services, b"m", METADATA, "safetensors").layout.format == "safetensors"

@@ -8,6 +8,8 @@ import os
 import struct
 import subprocess
 import sys
+import threading
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +73,55 @@ def test_the_bytes_depend_on_neither_thread_nor_environment() -> None:
         [sys.executable, "-c", script], input=RAW * 20, env=os.environ | misleading, capture_output=True, check=True
     )
     assert child.stdout == here
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("name", ["blosc:lz4:5:bitshuffle", "blosc:zstd:1:auto", "blosc:lz4hc:3:shuffle"])
+def test_the_bytes_are_those_of_numcodecs(name: str, itemsize: int) -> None:
+    codec = Codec.parse(name)
+    array = np.frombuffer(RAW, {1: "u1", 2: "<u2", 4: "<u4", 8: "<u8", 16: "<c16"}[itemsize])
+    blosc.use_threads = False
+    theirs = blosc.compress(array, str(codec.cname).encode(), codec.level, codec.shuffle)
+    assert codec.compress(memoryview(RAW), itemsize) == theirs
+
+
+def test_decompressing_lets_other_threads_run() -> None:
+    piece = memoryview(DEFAULT.compress(memoryview(RAW * 200), 4))
+    running, asked = threading.Event(), threading.Event()
+    interrupted: list[bool] = []
+
+    def decode() -> None:
+        out = memoryview(bytearray(len(RAW) * 200))
+        deadline = time.monotonic() + 10
+        running.set()
+        while not asked.is_set() and time.monotonic() < deadline:
+            decompress("blosc", piece, out)
+        interrupted.append(asked.is_set())
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # so that this thread goes on only where the other one lets it
+    try:
+        thread = threading.Thread(target=decode)
+        thread.start()
+        running.wait()
+        asked.set()
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert interrupted == [True]
+
+
+def test_nothing_heavy_is_imported_to_compress_and_decompress() -> None:
+    script = (
+        "import sys; from theta_daemon.store import codec;"
+        "piece = codec.DEFAULT.compress(memoryview(bytes(5000)), 4);"
+        "codec.decompress('blosc', memoryview(piece), memoryview(bytearray(5000)));"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    loaded = set(done.stdout.split())
+    assert "theta_daemon.store.codec" in loaded
+    assert loaded & {"numpy", "unittest", "blosc", "zstandard", "subprocess", "dataclasses"} == set()
 
 
 def test_incompressible_chunks_are_used_where_they_lie() -> None:

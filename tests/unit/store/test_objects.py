@@ -8,7 +8,10 @@ import resource
 import stat
 import subprocess
 import threading
+import tracemalloc
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -192,6 +195,106 @@ def test_not_a_file(store: ObjectStore) -> None:
     os.mkfifo(path)
     with pytest.raises(CorruptObject):
         store.open(ref)
+
+
+def rss_of_files() -> int:
+    """Bytes of files that are mapped and count as memory of this process."""
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["RssFile"].split()[0]) << 10
+
+
+def test_what_was_read_is_forgotten(store: ObjectStore) -> None:
+    size = 32 << 20
+    ref = store.write([bytes(range(256)) * (size // 256)])
+    view = store.open(ref)
+    before = rss_of_files()
+    digest = hashlib.sha256(view).hexdigest()
+    assert rss_of_files() > before + size * 3 // 4
+    objects.forget(view, slice(1, size // 2 + 1))
+    assert rss_of_files() < before + size * 3 // 4
+    objects.forget(view, slice(None))
+    assert rss_of_files() < before + size // 4
+    assert hashlib.sha256(view).hexdigest() == digest
+
+
+def test_an_object_may_be_verified_in_little_memory(store: ObjectStore) -> None:
+    size = 64 << 20
+    ref = store.write([bytes(size)])
+    view = store.open(ref)
+    before = rss_of_files()
+    store.verify(ref, view, forgetting=True)
+    assert rss_of_files() < before + size // 4
+    store.verify(ref, view)
+    assert rss_of_files() > before + size * 3 // 4
+    put(store.lfs_objects, ref, bytes(size - 1) + b"\1")
+    with pytest.raises(CorruptObject):
+        store.verify(ref, store.open(ref), forgetting=True)
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(0, 0), slice(5, 3), slice(LARGE - 1, 9 * LARGE), slice(7, 8)])
+@pytest.mark.parametrize("size", [0, 10, LARGE + 5])
+def test_any_part_may_be_forgotten(store: ObjectStore, size: int, part: slice) -> None:
+    data = os.urandom(size)
+    view = store.open(store.write([data]))
+    objects.forget(view, part)
+    assert view == data
+
+
+def test_a_slice_does_not_know_where_it_lies(store: ObjectStore) -> None:
+    view = store.open(store.write([bytes(LARGE)]))
+    with pytest.raises(ValueError, match="whole object"):
+        objects.forget(view[1:], slice(None))
+
+
+def test_a_small_object_costs_few_calls_of_the_system(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = store.write([b"first"])  # it makes the directories
+    called: list[str] = []
+
+    def counted(name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(*arguments: object, **options: object) -> object:
+            called.append(name)
+            return call(*arguments, **options)
+
+        return wrapped
+
+    for name in ("open", "fstat", "stat", "read", "close", "link", "mkdir", "write", "writev", "dup", "unlink"):
+        monkeypatch.setattr(os, name, counted(name, getattr(os, name)))
+    assert store.contains(ref.oid, ref.size)
+    assert called == ["stat"]
+    called.clear()
+    store.open(ref)
+    assert called == ["open", "fstat", "read", "close"]
+    called.clear()
+    store.write([b"fir", b"st"])
+    assert called == ["stat", "stat"]
+    called.clear()
+    store.write([b"second", b"object"])
+    in_new_directories = ["link", "mkdir", "mkdir", "mkdir", "link"]
+    assert called == [
+        *("stat", "stat", "open", "dup", "writev", "close", *in_new_directories, "close", *in_new_directories)
+    ]
+
+
+class Lazy(Sequence[bytes]):
+    """Pieces that are made when they are asked for."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, at: Any) -> Any:
+        if at >= len(self):
+            raise IndexError(at)
+        return bytes([at]) * (LARGE if at % 2 else 5)
+
+
+def test_pieces_may_be_made_when_they_are_asked_for(store: ObjectStore) -> None:
+    store.write([b"first"])
+    tracemalloc.start()
+    ref = store.write(Lazy())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * LARGE
+    assert bytes(store.open(ref)) == b"".join(Lazy())
 
 
 def test_flipped_bit(store: ObjectStore) -> None:

@@ -14,6 +14,11 @@ def packb(value: object) -> bytes:
     return packed
 
 
+def split(data: bytes, limit: int) -> dict[str, dict[str, bytes]]:
+    arrays = packing.split(memoryview(data), limit)
+    return {name: {key: data[place] for key, place in places.items()} for name, places in arrays.items()}
+
+
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 65535, 65536])
 def test_map_heads(count: int) -> None:
     assert packb(dict.fromkeys(range(count))).startswith(packing.map_head(count))
@@ -35,20 +40,13 @@ def test_the_largest_binary() -> None:
 def test_splits_what_msgpack_packs(keys: int, length: int) -> None:
     entries = {f"{'k' * length}{number}": b"%d" % number * (number % 3 * 100) for number in range(keys)}
     data = packb({"parameter": entries, "ü": {}})
-    assert packing.split(memoryview(data), keys + 3) == {"parameter": entries, "ü": {}}
-
-
-def test_pieces_are_slices() -> None:
-    data = bytearray(packb({"a": {"k": b"content"}}))
-    piece = packing.split(memoryview(data), 10)["a"]["k"]
-    data[data.index(b"content")] = ord("C")
-    assert bytes(piece) == b"Content"
+    assert split(data, keys + 3) == {"parameter": entries, "ü": {}}
 
 
 @pytest.mark.parametrize("form", [b"\x82", b"\xde\x00\x02", b"\xdf\x00\x00\x00\x02"])
 def test_accepts_longer_forms_than_needed(form: bytes) -> None:
     data = form + b"\xd9\x01a\x80" + b"\xda\x00\x01b\x81" + b"\xdb\x00\x00\x00\x01k" + b"\xc5\x00\x01v"
-    assert packing.split(memoryview(data), 10) == {"a": {}, "b": {"k": b"v"}}
+    assert split(data, 10) == {"a": {}, "b": {"k": b"v"}}
 
 
 @pytest.mark.parametrize(
@@ -87,9 +85,27 @@ def test_refuses_more_keys_than_allowed() -> None:
     many: dict[str, dict[str, bytes]] = {str(number): {} for number in range(100)}
     long = {name: {str(number): b"" for number in range(50)} for name in "ab"}
     for arrays in (many, long):
-        assert packing.split(memoryview(packb(arrays)), 102) == arrays
+        assert split(packb(arrays), 102) == arrays
         with pytest.raises(CorruptObject):
             packing.split(memoryview(packb(arrays)), 99)
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 65535, 65536])
+def test_finds_what_fills_the_rest(size: int) -> None:
+    data = b"head" + packing.binary_head(size) + bytes(size)
+    start = packing.last_binary(memoryview(data), b"head")
+    assert start == len(data) - size
+    for other in (data[:-1], data + b"\0", b"h" + data, b"heap" + data[4:], data[4:]):
+        assert packing.last_binary(memoryview(other), b"head") is None
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"", b"\xc4", b"\xc5", b"\xc5\0", b"\xc6\0\0", b"\xc4\1", b"\xa1a", b"\x80", b"\0", b"\xff" * 9, b"\xc6" * 9],
+)
+def test_finds_nothing_where_nothing_fills_the_rest(rest: bytes) -> None:
+    assert packing.last_binary(memoryview(b"head" + rest), b"head") is None
+    assert packing.last_binary(memoryview(rest), b"") is None
 
 
 @pytest.mark.parametrize(

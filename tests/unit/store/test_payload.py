@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -234,6 +236,50 @@ def test_chunks_much_larger_than_their_array() -> None:
         data = tensorstore_payload.pack({".zarray": zarr.serialize(array, compressor), "0": bytes(16)})
         with pytest.raises(CorruptObject, match="chunks of"):
             decoded(data, "uint8", (4,))
+
+
+def test_another_writers_payloads_of_the_same_shape() -> None:
+    value = np.arange(12, dtype="<f4")
+    ours = encoded(value.tobytes(), "float32", (12,))
+    theirs = tensorstore_payload.write(value, compressor={"id": "zlib", "level": 1})
+    entries = tensorstore_payload.unpack(ours)
+    backwards = tensorstore_payload.pack(dict(reversed(entries.items())))
+    at = ours.index(b"\xc4", ours.index(b"zarr_format"))
+    longer = ours[:at] + b"\xc5\0" + ours[at + 1 :]
+    for data in (ours, theirs, backwards, longer, ours, longer, backwards, theirs):
+        assert decoded(data, "float32", (12,)) == value.tobytes()
+
+
+def test_payloads_that_begin_alike_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded(encoded(noise(800), "float32", (200,)), "float32", (200,))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("parsed again")
+
+    monkeypatch.setattr(payload, "_read", refuse)
+    for raw in (bytes(800), noise(800)[::-1], b"ab" * 400):
+        assert decoded(encoded(raw, "float32", (200,)), "float32", (200,)) == raw
+    with pytest.raises(AssertionError):
+        decoded(encoded(noise(804), "float32", (201,)), "float32", (201,))
+
+
+def test_what_is_known_of_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload, "_MOST_KNOWN", 4)
+    payload._KNOWN.clear()
+    for size in range(1, 20):
+        assert decoded(encoded(bytes(size), "uint8", (size,)), "uint8", (size,)) == bytes(size)
+        assert len(payload._KNOWN) <= 4
+
+
+def test_our_own_payloads_need_no_numpy() -> None:
+    data = encoded(np.arange(2 * MIB + 2, dtype="<f4").tobytes(), "float32", (2 * MIB + 2,))
+    program = (
+        "import sys; from theta_daemon.store import payload; data = sys.stdin.buffer.read();"
+        f"out = memoryview(bytearray({8 * MIB + 8}));"
+        f"payload.decode_into(memoryview(data), 'float32', ({2 * MIB + 2},), out);"
+        "assert out[4:8] == b'\\0\\0\\x80?' and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], input=data, check=True)
 
 
 def test_dtypes_and_shapes_that_are_not_known() -> None:

@@ -144,3 +144,108 @@ def test_a_line_fits_or_is_refused() -> None:
     assert packets.line(b"x" * 65515)[:4] == b"fff0"
     with pytest.raises(ValueError, match="does not fit"):
         packets.line(b"x" * 65516)
+
+
+def scattered(reader: PacketReader, wire: bytes, target: memoryview) -> int:
+    """Read `wire` into the places for `target` as one scatter read does; return what `placed` says."""
+    count = 0
+    for place in reader.places(target):
+        part = wire[count : count + len(place)]
+        place[: len(part)] = part
+        count += len(part)
+    assert count == len(wire), "there is no room for that much"
+    return reader.placed(count)
+
+
+FULL = b"fff0" + b"p" * MAX_DATA
+
+
+def test_full_packets_are_read_to_where_they_belong() -> None:
+    reader = PacketReader()
+    target = memoryview(bytearray(3 * MAX_DATA))
+    assert scattered(reader, FULL + FULL + b"fff0abc", target) == 2 * MAX_DATA + 3
+    assert target[2 * MAX_DATA - 1 : 2 * MAX_DATA + 4] == b"pabc\0"
+    assert reader.inside
+    assert scattered(reader, b"de", target[2 * MAX_DATA + 3 :]) == 2
+    assert target[2 * MAX_DATA : 2 * MAX_DATA + 6] == b"abcde\0"
+    assert reader.next_piece() is Mark.NEED_DATA
+
+
+def test_a_target_may_end_anywhere_in_a_packet() -> None:
+    reader = PacketReader()
+    first, second = memoryview(bytearray(3)), memoryview(bytearray(MAX_DATA - 3))
+    assert scattered(reader, b"fff0abc", first) == 3
+    assert scattered(reader, b"d" * (MAX_DATA - 3), second) == MAX_DATA - 3
+    assert (first, second) == (b"abc", b"d" * (MAX_DATA - 3))
+    assert not reader.inside
+
+
+def test_what_comes_otherwise_is_fed() -> None:
+    reader = PacketReader()
+    target = memoryview(bytearray(4 * MAX_DATA))
+    assert scattered(reader, FULL + b"0007abc0000000ahel", target) == MAX_DATA
+    assert target[:MAX_DATA] == FULL[4:]
+    assert reader.places(target) == []  # before what was fed is taken
+    assert read_all(reader) == [b"abc", Mark.FLUSH, b"hel", Mark.NEED_DATA]
+    assert scattered(reader, b"lo0000", target) == 3
+    assert target[:3] == b"lo0"  # the rest of the packet that was cut: its length is known
+
+
+def test_the_length_of_a_packet_that_has_begun_is_known() -> None:
+    reader = PacketReader()
+    reader.feed(b"0009he")
+    assert read_all(reader) == [b"he", Mark.NEED_DATA]
+    target = memoryview(bytearray(100))
+    assert [len(place) for place in reader.places(target)][:2] == [3, 4]
+    assert scattered(reader, b"llo0000", target) == 3
+    assert read_all(reader) == [Mark.FLUSH, Mark.NEED_DATA]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_header_that_was_cut_is_completed_first(cut: int) -> None:
+    reader = PacketReader()
+    target = memoryview(bytearray(100))
+    assert scattered(reader, b"fff0"[:cut], target) == 0
+    assert read_all(reader) == [Mark.NEED_DATA]
+    assert reader.places(target) == []
+    reader.feed(b"fff0"[cut:] + b"ab")
+    assert read_all(reader) == [b"ab", Mark.NEED_DATA]
+    assert scattered(reader, b"cd", target) == 2
+
+
+def test_the_end_is_told_by_the_next_piece() -> None:
+    reader = PacketReader()
+    target = memoryview(bytearray(100))
+    assert scattered(reader, b"", target) == 0
+    assert reader.places(target) == []
+    assert read_all(reader) == [Mark.END]
+    reader = PacketReader()
+    assert scattered(reader, b"fff0abc", target) == 3
+    assert scattered(reader, b"", target[3:]) == 0
+    with pytest.raises(ProtocolError, match="ends inside a packet"):
+        reader.next_piece()
+
+
+@pytest.mark.parametrize("header", [b"fff1", b"ffff", b"0001", b"FFF 0"[:4], b"-fff", b"fff\n"])
+def test_bad_lengths_in_the_place_of_a_full_packets(header: bytes) -> None:
+    reader = PacketReader()
+    target = memoryview(bytearray(2 * MAX_DATA))
+    assert scattered(reader, FULL + header + b"abc", target) == MAX_DATA
+    with pytest.raises(ProtocolError, match="packet length"):
+        reader.next_piece()
+
+
+def test_a_full_packets_length_in_capitals_is_as_good() -> None:
+    reader = PacketReader()
+    target = memoryview(bytearray(10))
+    assert scattered(reader, b"FFF0abc", target) == 0
+    assert read_all(reader) == [b"abc", Mark.NEED_DATA]
+    assert reader.inside
+
+
+def test_nothing_is_placed_in_an_empty_target() -> None:
+    assert PacketReader().places(memoryview(bytearray())) == []
+
+
+def test_a_large_target_needs_few_places() -> None:
+    assert len(PacketReader().places(memoryview(bytearray(1 << 26)))) < 20

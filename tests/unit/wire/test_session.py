@@ -109,7 +109,8 @@ def test_H1_H3_who_is_not_git_gets_no_answer(first: bytes) -> None:
 @pytest.mark.parametrize(
     ("offered", "taken"),
     [
-        ([b"clean", b"smudge", b"delay"], [b"clean", b"smudge"]),
+        ([b"clean", b"smudge", b"delay"], [b"clean", b"smudge", b"delay"]),
+        ([b"delay", b"smudge"], [b"smudge", b"delay"]),
         ([b"clean", b"smudge"], [b"clean", b"smudge"]),
         ([b"smudge", b"clean"], [b"clean", b"smudge"]),
         ([b"clean"], [b"clean"]),
@@ -131,15 +132,16 @@ def test_H2_H4_capabilities_are_a_subset_of_what_git_offers(offered: list[bytes]
     assert session.agreed == {name.decode() for name in taken}
 
 
-def test_H2_delay_is_not_offered_by_us() -> None:
-    assert "delay" not in ready().agreed
+def test_H2_a_session_takes_no_more_than_it_is_told_to() -> None:
+    assert ready("clean", "smudge").agreed == {"clean", "smudge"}
+    assert ready("clean", "smudge", "delay").agreed == {"clean", "smudge", "delay"}
 
 
 def test_R1_all_known_keys() -> None:
     lines = [b"command=smudge", b"pathname=a", b"ref=refs/heads/b", b"treeish=" + b"1" * 40, b"blob=" + b"2" * 64]
     request = Request("smudge", b"a", "refs/heads/b", "1" * 40, "2" * 64, can_delay=True)
-    assert asked(*lines, b"can-delay=1") == request
-    assert asked(b"can-delay=1", *reversed(lines)) == request
+    assert asked(*lines, b"can-delay=1", session=ready("smudge", "delay")) == request
+    assert asked(b"can-delay=1", *reversed(lines), session=ready("smudge", "delay")) == request
 
 
 def test_R1_unknown_keys_are_ignored() -> None:
@@ -156,7 +158,8 @@ def test_R1_the_last_line_of_a_key_counts() -> None:
 
 @pytest.mark.parametrize("value", [b"0", b"", b"2", b"true"])
 def test_R1_can_delay_is_1_or_nothing(value: bytes) -> None:
-    assert asked(b"command=clean", b"pathname=a", b"can-delay=" + value) == Request("clean", b"a")
+    session = ready("smudge", "delay")
+    assert asked(b"command=smudge", b"pathname=a", b"can-delay=" + value, session=session) == Request("smudge", b"a")
 
 
 @pytest.mark.parametrize(
@@ -355,7 +358,7 @@ def test_a_broken_session_stays_broken() -> None:
 
 
 class TestDelay:
-    """D: what the next issue builds on; the session offers `delay` only when it is told to."""
+    """D: who may say what about files that wait; what they are is for the pipelines."""
 
     def test_D1_only_with_can_delay(self) -> None:
         session = awaiting_reply(ready("clean", "delay"), b"can-delay=1")
@@ -367,9 +370,13 @@ class TestDelay:
         session.send(Status(Outcome.ERROR))
 
     def test_D1_only_where_delay_was_agreed(self) -> None:
-        session = awaiting_reply(ready(), b"can-delay=1")
-        with pytest.raises(LocalProtocolError):
+        request = asked(b"command=smudge", b"pathname=a", b"can-delay=1", session=ready("clean", "smudge"))
+        assert request == Request("smudge", b"a", can_delay=False)
+        session = awaiting_reply(ready("clean", "smudge"), b"can-delay=1")
+        with pytest.raises(LocalProtocolError, match="can wait"):
             session.send(Status(Outcome.DELAYED))
+        assert sent(session) == b""
+        session.send(Status(Outcome.ERROR))
 
     def test_D1_success_at_once_is_allowed(self) -> None:
         session = awaiting_reply(ready("clean", "delay"), b"can-delay=1")

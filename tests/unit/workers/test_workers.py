@@ -1,4 +1,4 @@
-"""The pool admits by bytes, hands results out in order, and lets failures travel."""
+"""The pool admits by bytes, and lets failures travel; its memory goes round."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from theta_daemon.workers.budget import ByteBudget
 from theta_daemon.workers.buffers import Buffers
-from theta_daemon.workers.pool import Job, Pool, ReadAhead
+from theta_daemon.workers.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,50 +120,3 @@ def test_fan_out_from_a_worker_of_a_pool_of_one_thread() -> None:
     pool.submit(lambda: pool.fan_out([lambda: None] * 3, lambda: 5, into=result))
     assert result.result(WAIT) == 5
     pool.close()
-
-
-def test_read_ahead_keeps_order_and_budget(pool: Pool) -> None:
-    live = 0
-    peak = 0
-    lock = threading.Lock()
-
-    def start(number: int) -> Future[int]:
-        nonlocal live, peak
-        with lock:
-            live += 40
-            peak = max(peak, live)
-        return pool.submit(lambda: number)
-
-    ahead = ReadAhead(pool, [Job(40, lambda n=n: start(n)) for n in range(20)], depth=8)  # type: ignore[misc]
-    seen = []
-    for _ in range(20):
-        seen.append(ahead.next())
-        with lock:
-            live -= 40  # next() gives the bytes of the result before back
-    assert seen == list(range(20))
-    assert peak <= 120  # two in flight within 100 bytes, and the one being read
-    with pytest.raises(IndexError):
-        ahead.next()
-    assert pool.budget.try_acquire(100)
-
-
-def test_read_ahead_admits_a_job_larger_than_the_budget(pool: Pool) -> None:
-    ahead = ReadAhead(pool, [Job(1000, lambda n=n: pool.submit(lambda: n)) for n in range(3)], depth=4)  # type: ignore[misc]
-    assert [ahead.next() for _ in range(3)] == [0, 1, 2]
-
-
-def test_read_ahead_closed_early_gives_all_bytes_back(pool: Pool) -> None:
-    ahead = ReadAhead(pool, [Job(30, lambda n=n: pool.submit(lambda: n)) for n in range(9)], depth=3)  # type: ignore[misc]
-    ahead.next()
-    ahead.close()
-    assert pool.budget.try_acquire(100)
-
-
-def test_read_ahead_raises_what_the_work_raised(pool: Pool) -> None:
-    def fail() -> int:
-        raise ValueError("broken")
-
-    ahead = ReadAhead(pool, [Job(1, lambda: pool.submit(lambda: 1)), Job(1, lambda: pool.submit(fail))], depth=2)
-    assert ahead.next() == 1
-    with pytest.raises(ValueError, match="broken"):
-        ahead.next()

@@ -1,0 +1,277 @@
+"""What the workers do with parameter groups: compare each with the record, and store what it does not hold.
+
+A group is brought into logical order where the file has another, and hashed; that, and a look at the store, is all that
+an unchanged group costs. Only what the record does not hold is encoded and written: large groups chunk by chunk, side
+by side. What is too large for memory lies in spools and is walked over in windows; so does its encoded form.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from typing import TYPE_CHECKING
+
+from theta_daemon import dtypes
+from theta_daemon.frozen import Frozen
+from theta_daemon.metadata.digest import Digest
+from theta_daemon.metadata.digest import digest as digest_of
+from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry
+from theta_daemon.pipelines.order import gathered_pieces, window_of
+from theta_daemon.pipelines.spool import WINDOW, Spool, SpooledPieces, windows
+from theta_daemon.pipelines.value import remember
+from theta_daemon.store import payload as payloads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from theta_daemon.formats.parts import Tensor, Window
+    from theta_daemon.metadata.entries import Name
+    from theta_daemon.pipelines.baseline import Baseline
+    from theta_daemon.pipelines.services import Services
+
+_MOST_SIGNING = 4  # threads that share a group's hash: each converts all its values
+
+
+class Member(Frozen):
+    """A tensor that is stored as a parameter group; `window` where it is a view, and so only a part of its bytes."""
+
+    index: int
+    name: Name
+    tensor: Tensor
+    window: Window | None = None
+
+
+class Stored(Frozen):
+    """A group that is safe in the store: its metadata entry and the digest of its value."""
+
+    entry: Entry
+    digest: str
+
+
+class Bytes(Frozen):
+    """Bytes of a group; `spool` where they lie in one, and `digest` where it is known."""
+
+    raw: memoryview
+    spool: Spool | None = None
+    digest: str | None = None
+
+    def forget(self) -> None:
+        """Give back their memory, where they need not stay in it."""
+        if self.spool is not None:
+            self.spool.forget(slice(0, len(self.raw)))
+
+
+class Batch:
+    """Groups that are stored one after the other; `future` has the result, by index.
+
+    It has begun once `run` is in the pool. `release` is called before the future has its result.
+    """
+
+    def __init__(self, storing: Storing, release: Callable[[], None]) -> None:
+        self._storing = storing
+        self._release = release
+        self._left: deque[tuple[Bytes, Member]] = deque()
+        self._stored: dict[int, Stored] = {}
+        self.future: Future[dict[int, Stored]] = Future()
+        self.future.set_running_or_notify_cancel()
+
+    def add(self, held: Bytes, members: Sequence[Member]) -> None:
+        """Add a group, whose bytes are `held` in the order in which the file has them, and the views within it."""
+        for member in members:
+            self._left.append((held, member))
+
+    def run(self) -> None:
+        """Store what is left, up to a group whose chunks are encoded side by side: then the last of those goes on."""
+        try:
+            while self._left:
+                held, member = self._left[0]
+                stored = self._storing.store(held, member)
+                if isinstance(stored, Future):
+                    stored.add_done_callback(self._go_on)
+                    return
+                self._note(stored)
+        except BaseException as error:  # noqa: BLE001 - it travels to the waiting thread
+            self.fail(error)
+        else:
+            self._release()
+            self.future.set_result(self._stored)
+
+    def fail(self, error: BaseException) -> None:
+        """End without a result."""
+        self._left.clear()
+        self._release()
+        self._storing.failure = self._storing.failure or error
+        self.future.set_exception(error)
+
+    def _note(self, stored: Stored) -> None:
+        _, member = self._left.popleft()
+        self._stored[member.index] = stored
+
+    def _go_on(self, result: Future[Stored]) -> None:
+        try:
+            self._note(result.result())
+            self._storing.services.pool.submit(self.run)
+        except BaseException as error:  # noqa: BLE001 - it travels to the waiting thread
+            self.fail(error)
+
+
+class Storing:
+    """Stores groups of one file, in the workers. Groups of more than `in_memory` bytes are never whole in memory.
+
+    `failure` is the first error that any batch met.
+    """
+
+    def __init__(self, services: Services, baseline: Baseline, in_memory: int) -> None:
+        self.services = services
+        self.failure: BaseException | None = None
+        self._baseline = baseline
+        self._in_memory = in_memory
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        """End soon: nobody wants the results any more."""
+        self._given_up.set()
+
+    def store(self, held: Bytes, member: Member) -> Stored | Future[Stored]:
+        """Store one group, whose bytes (or its owner's) are `held` in the order in which the file has them."""
+        self._go_on()
+        tensor, window = member.tensor, member.window
+        if window is None:
+            if tensor.axes is None:
+                return self._store(held, member)
+            window = window_of(tensor.dtype, tensor.shape, tensor.axes)
+        weight = 2 * min(dtypes.nbytes(tensor.dtype, tensor.shape), self._in_memory)
+        budget = self.services.pool.budget
+        # Not waited for: the bytes that it is made of hold budget that only their own end gives back.
+        budget.take(weight)
+        try:
+            stored = self._store(self._logical(held, tensor, window), member)
+        except BaseException:
+            budget.release(weight)
+            raise
+        if isinstance(stored, Future):
+            stored.add_done_callback(lambda _: budget.release(weight))
+        else:
+            budget.release(weight)
+        return stored
+
+    def _logical(self, held: Bytes, tensor: Tensor, window: Window) -> Bytes:
+        """Return the bytes, in logical order, of what lies in `held` as `window` says."""
+        size = dtypes.nbytes(tensor.dtype, tensor.shape)
+        most = size if size <= self._in_memory else max(self._in_memory // 2, WINDOW)
+        pieces = gathered_pieces(held.raw, tensor.dtype, tensor.shape, window, most, held.forget)
+        if size <= self._in_memory:
+            return Bytes(next(pieces, memoryview(b"")))
+        spool, digest = Spool(self.services.settings.temporary, size), Digest()
+        for piece in pieces:
+            self._go_on()
+            spool.append(piece)
+            digest.update(piece)
+        return Bytes(spool.view(), spool, digest.hexdigest())
+
+    def _store(self, value: Bytes, member: Member) -> Stored | Future[Stored]:
+        """Store a group, whose bytes `value` are in logical order."""
+        tensor = member.tensor
+        digest = value.digest or digest_of(value.raw)
+        known = self._baseline.find(member.name, tensor.dtype, tensor.shape, digest)
+        if known is not None and self.services.store.contains(known.oid, known.size):
+            return Stored(known, digest)
+        # Unknown, or known but gone from the stores: that is healed where the object comes out the same.
+        plan = payloads.chunk_plan(tensor.dtype, tensor.shape, self.services.codec)
+        parts, pieces = self._encoding(value, plan)
+        signature = list(NO_HASH)
+        if self._baseline.compatible and known is None:
+            parts = [*self._signing(value, tensor.dtype, signature, side_by_side=len(parts) > 1), *parts]
+
+        def write() -> Stored:
+            self._go_on()
+            ref = self.services.store.write(pieces())
+            if known is not None:
+                return Stored(known, digest)
+            entry = Entry(
+                shape=tensor.shape,
+                dtype=tensor.dtype,
+                hash=tuple(signature),
+                version=LFS_VERSION,
+                oid=ref.oid,
+                size=ref.size,
+                update_type="dense",
+                last_commit=None,
+                digest=digest,
+            )
+            if self._baseline.compatible:
+                remember(self.services, entry, digest)
+            return Stored(entry, digest)
+
+        if len(plan.cells) > 1:
+            return self.services.pool.fan_out(parts, write)
+        for part in parts:
+            part()
+        return write()
+
+    def _encoding(
+        self, value: Bytes, plan: payloads.ChunkPlan
+    ) -> tuple[list[Callable[[], None]], Callable[[], Sequence[payloads.Piece]]]:
+        """Return what encodes the chunks, in any order, and what then returns the payload's pieces."""
+        slices = plan.slices
+        if value.spool is None:
+            chunks: list[payloads.Piece] = [b""] * len(slices)
+
+            def encode(at: int) -> None:
+                self._go_on()
+                chunks[at] = payloads.encode_chunk(value.raw[slices[at]], plan)
+
+            return [partial(encode, at) for at in range(len(slices))], lambda: payloads.assemble(plan, chunks)
+        if self.services.codec.cname is None:
+            return [], partial(_uncompressed, value.raw, value.spool, plan)
+        source, target = value.spool, Spool(self.services.settings.temporary, len(value.raw))
+        places = [slice(0)] * len(slices)
+
+        def encode_spooled(at: int) -> None:
+            self._go_on()
+            places[at] = target.append(payloads.encode_chunk(value.raw[slices[at]], plan))
+            source.forget(slices[at])
+
+        return [partial(encode_spooled, at) for at in range(len(slices))], lambda: _compressed(target, places, plan)
+
+    def _signing(
+        self, value: Bytes, dtype: str, signature: list[int], *, side_by_side: bool
+    ) -> list[Callable[[], None]]:
+        """Return what computes git-theta's hash into `signature`, in any order."""
+        from theta_daemon.metadata import lsh  # and with it numpy
+
+        def sign(planes: slice) -> None:
+            stream = lsh.Stream(dtype, planes)
+            for window in windows(slice(0, len(value.raw))):
+                self._go_on()
+                stream.update(value.raw[window])
+                if value.spool is not None:
+                    value.spool.forget(window)
+            signature[planes] = stream.signature()
+
+        share = -(-lsh.SIZE // min(self.services.pool.workers, _MOST_SIGNING)) if side_by_side else lsh.SIZE
+        return [partial(sign, slice(start, start + share)) for start in range(0, lsh.SIZE, share)]
+
+    def _go_on(self) -> None:
+        """Raise CancelledError where the file has failed, or the process is to end."""
+        if self._given_up.is_set():
+            raise CancelledError
+
+
+def _compressed(spool: Spool, places: Sequence[slice], plan: payloads.ChunkPlan) -> SpooledPieces:
+    """Return the pieces of a payload whose compressed chunks lie in `spool`."""
+    heads = payloads.heads(plan, [place.stop - place.start for place in places])
+    pieces = [piece for head, place in zip(heads, places, strict=True) for piece in (head, place)]
+    return SpooledPieces(spool, spool.view(), pieces)
+
+
+def _uncompressed(raw: memoryview, spool: Spool, plan: payloads.ChunkPlan) -> SpooledPieces:
+    """Return the pieces of a payload whose chunks are parts of the value itself, `raw`, which lies in `spool`."""
+    size = plan.array.chunk_bytes
+    pieces: list[bytes | slice] = []
+    for head, part in zip(payloads.heads(plan, [size] * len(plan.cells)), plan.slices, strict=True):
+        zeros = windows(slice(part.stop, part.start + size))  # as in encode_chunk
+        pieces += [head, *windows(part), *(bytes(zero.stop - zero.start) for zero in zeros)]
+    return SpooledPieces(spool, raw, pieces)

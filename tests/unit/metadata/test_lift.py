@@ -1,0 +1,142 @@
+"""What may be lifted out of a metadata file, and what must not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from theta_daemon.errors import CheckpointError
+from theta_daemon.metadata import fields, text
+from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry, FileEntry, Metadata, ObjectRef, Update
+from theta_daemon.metadata.lift import HOLE, lift
+
+OID, OTHER, DIGEST = "a" * 64, "b" * 64, "c" * 64
+ENTRY = Entry((2, 3), "float32", NO_HASH, LFS_VERSION, OID, 24, "dense", None, DIGEST)
+FILE = FileEntry("torch-zip", ObjectRef(OTHER, 7), ())
+
+
+def written(*entries: Entry, file: FileEntry | None = FILE) -> str:
+    return text.serialize(Metadata({("m", str(at)): entry for at, entry in enumerate(entries)}, file)).decode()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ENTRY,
+        ENTRY.replace(shape=()),
+        ENTRY.replace(shape=(7,)),
+        ENTRY.replace(shape=(1,) * 64, dtype="bfloat16"),
+        ENTRY.replace(hash=tuple(range(-8, 8))),
+        ENTRY.replace(hash=(-(1 << 63), (1 << 63) - 1)),
+        ENTRY.replace(hash=(5,) * 1024),
+        ENTRY.replace(digest=None),
+        ENTRY.replace(last_commit="0" * 40),
+        ENTRY.replace(last_commit="f" * 64, size=(1 << 63) - 1),
+        ENTRY.replace(update_type="low_rank", size=0, version="x~!#[]^"),
+    ],
+)
+def test_what_is_written_is_lifted(entry: Entry) -> None:
+    rest, entries = lift(written(entry, ENTRY))
+    assert entries == [entry, ENTRY]
+    assert rest.count(HOLE) == 2
+    assert '"oid"' not in rest
+
+
+def test_parse_does_not_read_field_by_field_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = written(ENTRY, ENTRY.replace(size=5)).encode()
+    monkeypatch.setattr(fields, "entry", lambda _: pytest.fail("not lifted"))
+    assert list(text.parse(data).entries.values()) == [ENTRY, ENTRY.replace(size=5)]
+
+
+def test_a_replay_stays_and_is_read_beside_what_is_lifted() -> None:
+    replayed = ENTRY.replace(replay=(Update("dense", OTHER, 1),))
+    data = written(replayed, ENTRY)
+    assert lift(data)[1] == [ENTRY]
+    assert list(text.parse(data.encode()).entries.values()) == [replayed, ENTRY]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"(2, 3)"', '"(2,3)"'),
+        ('"(2, 3)"', '"(02, 3)"'),
+        ('"(2, 3)"', '"(2)"'),
+        ('"(2, 3)"', f'"({", ".join(["1"] * 65)})"'),
+        ('"float32"', '"Float32"'),
+        (OID, OID[:-1]),
+        (OID, OID.upper()),
+        ('"24"', '"024"'),
+        ('"24"', "24"),
+        ('"24"', '"12345678901234567890"'),
+        ('"dense"', '"Dense"'),
+        ("null", '"' + "0" * 41 + '"'),
+        ("null", '"' + "0" * 39 + '"'),
+        (DIGEST, DIGEST[:-1]),
+        ("blake3:", "sha256:"),
+        ('"oid"', '"\\u006fid"'),
+        (LFS_VERSION, "a b"),
+        (LFS_VERSION, "v" * 129),
+        (LFS_VERSION, "\\\\"),
+    ],
+)
+def test_what_is_not_sure_to_be_an_entry_stays(old: str, new: str) -> None:
+    changed = written(ENTRY).replace(old, new)
+    assert changed != written(ENTRY)
+    assert lift(changed) == (changed, [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("float32", "float31"),
+        ('"24"', f'"{1 << 63}"'),
+        ("(2, 3)", f"({1 << 61}, {1 << 61})"),
+        ("[\n", "[\n-"),
+        ("[\n", "[\n00, "),
+        ("[\n", f"[\n{1 << 63}, "),
+        ("[\n", f"[\n{-(1 << 63) - 1}, "),
+        ("[\n", "[\n" + "0, " * 1024),
+        ("[\n", "[\n,"),
+        ("[\n", "[\n0 "),
+        ('"m"', f'"{HOLE}"'),
+    ],
+)
+def test_a_field_that_may_be_wrong_is_for_the_long_way(old: str, new: str) -> None:
+    changed = written(ENTRY).replace(old, new, 1)
+    assert changed != written(ENTRY)
+    with pytest.raises((ValueError, CheckpointError)):
+        lift(changed)
+
+
+def test_a_value_that_does_not_end_on_a_byte_is_for_the_long_way() -> None:
+    with pytest.raises(CheckpointError):
+        lift(written(ENTRY.replace(dtype="float4_e2m1fn", shape=(3,))))
+
+
+def test_an_empty_hash_is_for_the_long_way() -> None:
+    start, _, rest = written(ENTRY).partition("[")
+    with pytest.raises(ValueError, match="hash"):
+        lift(start + "[" + rest[rest.index("]") :])
+
+
+def test_an_entry_inside_a_string_is_no_entry() -> None:
+    """The hole that it leaves is no value, and what is left of the text would be JSON if that were not noticed."""
+    entry = written(ENTRY, file=None)
+    entry = entry[entry.index('"0": ') + 5 : entry.rindex("}", 0, entry.rindex("}"))].strip()
+    inside = '{"x' + entry + 'y": {"b": ' + json.dumps(json.loads(entry)) + "}}"
+    assert lift(inside)[1]
+    assert json.loads(lift(inside)[0])
+    with pytest.raises(Exception, match="not JSON"):
+        text.parse(inside.encode())
+    # ... and with a number where the hole's value would be looked for
+    forged = '{"x' + entry + '": ' + entry + ', "z": 0}'
+    with pytest.raises(Exception, match="not JSON"):
+        text.parse(forged.encode())
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "1.5"])
+def test_no_constant_is_taken_for_an_entry(constant: str) -> None:
+    data = written(ENTRY).replace('"m": {', '"k": ' + constant + ', "m": {')
+    with pytest.raises(Exception, match="only integers"):
+        text.parse(data.encode())
