@@ -82,10 +82,10 @@ LARGE = DataSet(
     "a safetensors file of 4 GB, one float32 group of 1.5 GB and 40 of 64 MB",
     files=1, groups=40, size=64 * MB, first=1500 * MB, format="streamed",
 )  # fmt: skip
-START = DataSet("start-up", files=1, groups=1, size=4096, repeats=5)
+START = DataSet("start-up", files=1, groups=1, size=4096, repeats=9)
 FILES = (
     START,
-    _torch_files(1, 8, 16 * MB, "1 file", repeats=5),
+    _torch_files(1, 8, 16 * MB, "1 file", repeats=9),
     _torch_files(8, 8, 16 * MB, "8 files"),
     _torch_files(64, 8, 16 * MB, "64 files"),
 )

@@ -22,7 +22,7 @@ _PIECE = 16 * MB
 class DataSet:
     """`files` checkpoints, each of `groups` parameter groups of `size` bytes, and one of `first` bytes before them.
 
-    `repeats`: how often a round runs it, where one run is too short to tell; their median counts.
+    `repeats`: how often a round runs it, where one run is too short to tell; the fastest counts.
     """
 
     name: str

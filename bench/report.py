@@ -123,15 +123,15 @@ def text(case: Document) -> Iterator[str]:
     width = max(map(len, (*case["seconds"], *case["absent"])), default=0) + 2
     for unit, table in (("seconds", case["seconds"]), ("the filter's peak, MiB", case["peak_mebibytes"])):
         yield f"   {unit + ': median (min .. max)':{width}}"
-        yield "   " + " " * width + "runs" + "".join(f"{step:>24}" for step in case["steps"])
+        yield "   " + " " * width + "runs" + "".join(f"{step:>28}" for step in case["steps"])
         for series, steps in table.items():
             runs = max(map(len, steps.values()))
             cells = (spread(steps.get(step, [])) for step in case["steps"])
-            yield f"   {series:{width}}{runs:>4}" + "".join(f"{cell:>24}" for cell in cells)
+            yield f"   {series:{width}}{runs:>4}" + "".join(f"{cell:>28}" for cell in cells)
     for name, reason in case["absent"].items():
         yield f"   {name:{width}}did not take part: {reason}"
     for target in case["targets"]:
-        yield f"   {target['title']:64} {spread(target['values']):>24}   {verdict(target)}".rstrip()
+        yield f"   {target['title']:64} {spread(target['values']):>28}   {verdict(target)}".rstrip()
 
 
 def verdict(target: Document) -> str:

@@ -1,4 +1,4 @@
-"""A disk that is full during a delayed checkout: git's own, where the files go, and ours, where large groups are spooled.
+"""A disk that is full during a delayed checkout: where git writes the files, and where we spool large groups.
 
 A limit on the size of written files (setrlimit(2)) stands for the full disk, as in test_pipeline_no_space.py.
 """

@@ -1,4 +1,4 @@
-"""An object changes between the moment a file is delayed and the moment it is read: an error that names it, or the file.
+"""An object changes after a file was delayed, before or while it is read: an error that names it, or the exact file.
 
 The process is the real one, and so is its store; git is ours, so that the moment is exact. A file that fills the
 window of what is read ahead is delayed first: nothing of those behind it is read before it was taken.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ import torch
 
 from tests.faults.test_pipeline_workers import oid_of
 from tests.support import models
-from tests.support.checkouts import SHORTLY, WINDOW, Delayed, noise
+from tests.support.checkouts import SHORTLY, WINDOW, Delayed, noise, repository_below
 from tests.support.pipelines import Bench
 from tests.support.repository import Repository
 from theta_daemon.errors import ProtocolError
@@ -81,10 +83,10 @@ def change(repository: Repository, oid: str, harm: Callable[[bytes], bytes | Non
             file.write_bytes(changed)
 
 
-@pytest.fixture
-def stored(new_repository: Callable[[str], Repository]) -> Stored:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """Return a repository with one file for each kind of group."""
-    repository = new_repository("repository")
+    repository = repository_below(tmp_path_factory.mktemp("objects"))
     repository.git("config", "theta.memoryLimit", "64m")
     bench = Bench.at(repository.path)
     contents = {b"0.blocker": BLOCKER} | {name.encode(): written(group) for name, (group, _) in GROUPS.items()}
@@ -96,6 +98,19 @@ def stored(new_repository: Callable[[str], Repository]) -> Stored:
         others[name.encode()] = path.read_bytes()
     bench.close()
     return Stored(repository, contents, metadata, others)
+
+
+@pytest.fixture
+def stored(template: Stored, tmp_path: Path) -> Stored:
+    """Return a copy of it, to be harmed."""
+    shutil.copytree(template.repository.path / ".git", tmp_path / "repository" / ".git")
+    return replace(template, repository=template.repository.at(tmp_path / "repository"))
+
+
+class Harm(Protocol):
+    """What becomes of an object's bytes, of which `other` could be in their place; None where nothing does."""
+
+    def __call__(self, data: bytes, other: bytes) -> bytes | None: ...
 
 
 def vanish(data: bytes, other: bytes) -> None:
@@ -136,7 +151,7 @@ def another_value(data: bytes, other: bytes) -> bytes:
     return other
 
 
-HARMS: list[Callable[[bytes, bytes], bytes | None]] = [
+HARMS: list[Harm] = [
     vanish,
     shrink,
     empty,
@@ -147,14 +162,14 @@ HARMS: list[Callable[[bytes, bytes], bytes | None]] = [
 ]
 
 
-def do_harm(stored: Stored, paths: Iterable[bytes], harm: Callable[[bytes, bytes], bytes | None]) -> None:
+def do_harm(stored: Stored, paths: Iterable[bytes], harm: Harm) -> None:
     """Put other files in the place of the objects."""
     for path in paths:
-        change(stored.repository, stored.oid(path), lambda data, path=path: harm(data, stored.others[path]))
+        change(stored.repository, stored.oid(path), partial(harm, other=stored.others[path]))
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_before_it_is_read(stored: Stored, harm: Callable[[bytes, bytes], bytes | None]) -> None:
+def test_before_it_is_read(stored: Stored, harm: Harm) -> None:
     with Delayed(stored.repository) as git:
         for path, metadata in stored.metadata.items():
             git.delay(path, metadata)
@@ -178,7 +193,7 @@ def test_before_it_is_read(stored: Stored, harm: Callable[[bytes, bytes], bytes 
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_after_it_was_read(stored: Stored, harm: Callable[[bytes, bytes], bytes | None]) -> None:
+def test_after_it_was_read(stored: Stored, harm: Harm) -> None:
     """What was read ahead stays what it was when other files take the places of the objects."""
     with Delayed(stored.repository) as git:
         for path in WITHIN_THE_WINDOW:
@@ -191,7 +206,7 @@ def test_after_it_was_read(stored: Stored, harm: Callable[[bytes, bytes], bytes 
 
 
 @pytest.mark.parametrize("harm", [harm for harm in HARMS if harm is not another_value])
-def test_bytes_that_are_in_no_group(stored: Stored, harm: Callable[[bytes, bytes], bytes | None]) -> None:
+def test_bytes_that_are_in_no_group(stored: Stored, harm: Harm) -> None:
     """They are no parameter's, so the error names the file and the object."""
     content = models.torch_bytes({"a": noise(300), "text": random.Random(0).randbytes(3 << 20), "z": noise(700)})
     bench = Bench.at(stored.repository.path)
@@ -203,7 +218,7 @@ def test_bytes_that_are_in_no_group(stored: Stored, harm: Callable[[bytes, bytes
     with Delayed(stored.repository) as git:
         git.delay(b"model", metadata)
         assert git.available() == [b"model"]
-        change(stored.repository, oid, lambda data: harm(data, b""))
+        change(stored.repository, oid, partial(harm, other=b""))
         answer = git.retry(b"model")
         assert answer.final is Outcome.ERROR
         assert content.startswith(answer.content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import cycle
 
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support import transcript
 from theta_daemon.errors import ProtocolError
-from theta_daemon.wire.events import NEED_DATA, Content, FilterEvent
+from theta_daemon.wire.events import Content, FilterEvent, NeedData
 from theta_daemon.wire.packets import MAX_DATA
 from theta_daemon.wire.session import FilterSession
 from theta_daemon.wire.states import SPEAKER, State
@@ -37,58 +38,73 @@ PACKETS = st.one_of(
 GARBAGE = st.sampled_from([b"", b"0000", b"fff1", b"0003", b"fff", b"fff0", b"fff0" + b"t" * 9, b"junk", b"0004", b"f"])
 
 
-def fed(wire: bytes) -> tuple[bytes, list[FilterEvent], State]:
-    """Return content and other events of a session that is fed everything at once, and the state it ends in."""
+Heard = tuple[bytes, list[FilterEvent], State]
+
+
+def asked() -> FilterSession:
+    """Return a session in which git has asked for a file."""
     session = FilterSession()
     session.receive_data(ASKED)
     session.next_event()
-    rest = iter([wire, b""])
-    return heard(session, lambda _: (0, session.receive_data(next(rest, b"")))[0], memoryview(bytearray(1)), [1])
+    return session
 
 
-def placed(wire: bytes, cuts: list[int], targets: list[int]) -> tuple[bytes, list[FilterEvent], State]:
-    """Return the same of a session that reads content to where it belongs, wherever it can."""
-    session = FilterSession()
-    session.receive_data(ASKED)
-    session.next_event()
-    sizes = cycle(cuts)
-    at = 0
-
-    def read(target: memoryview) -> int:
-        nonlocal at
-        places = session.places(target)
-        size = min(next(sizes), len(wire) - at)
-        if not places:
-            session.receive_data(wire[at : at + size])
-            at += size
-            return 0
-        count = 0
-        for place in places:
-            taken = min(len(place), size - count)
-            place[:taken] = wire[at + count : at + count + taken]
-            count += taken
-        at += count
-        return session.receive_placed(count)
-
-    return heard(session, read, memoryview(bytearray(1 << 20)), targets)
-
-
-def heard(session, read, target, targets):  # noqa: ANN001, ANN201
-    content, events = bytearray(), []
+def heard(session: FilterSession, read: Callable[[memoryview], int], targets: list[int]) -> Heard:
+    """Return the content, the other events, and the state in which all that ends; `read` is asked for more."""
+    content = bytearray()
+    events: list[FilterEvent] = []
+    memory = memoryview(bytearray(1 << 20))
     sizes = cycle(targets)
     try:
         while SPEAKER.get(session.state) is not session.side:
             event = session.next_event()
-            if event is NEED_DATA:
-                room = target[: next(sizes)]
-                content += room[: read(room)]
+            if isinstance(event, NeedData):
+                target = memory[: next(sizes)]
+                content += target[: read(target)]
             elif isinstance(event, Content):
                 content += event.data
             else:
                 events.append(event)
     except ProtocolError:
-        pass
+        assert session.state is State.BROKEN
     return bytes(content), events, session.state
+
+
+def fed(wire: bytes) -> Heard:
+    """Feed everything at once, and then the end."""
+    session = asked()
+    parts = iter([wire, b""] if wire else [b""])
+
+    def read(_: memoryview) -> int:
+        session.receive_data(next(parts))
+        return 0
+
+    return heard(session, read, [1])
+
+
+def placed(wire: bytes, cuts: list[int], targets: list[int]) -> Heard:
+    """Read content to where it belongs, wherever that can be done."""
+    session = asked()
+    sizes = cycle(cuts)
+    at = 0
+
+    def read(target: memoryview) -> int:
+        nonlocal at
+        part = wire[at : at + next(sizes)]
+        places = session.places(target)
+        if not places:
+            session.receive_data(part)
+            at += len(part)
+            return 0
+        count = 0
+        for place in places:
+            taken = part[count : count + len(place)]
+            place[: len(taken)] = taken
+            count += len(taken)
+        at += count
+        return session.receive_placed(count)
+
+    return heard(session, read, targets)
 
 
 @given(st.lists(PACKETS, max_size=8), GARBAGE, CUTS, TARGETS)

@@ -130,7 +130,7 @@ class Toy:
 made = 0
 
 
-def make() -> Toy:
+def make(command: str) -> Toy:
     """Make the handlers; the first time fails if the environment says so."""
     global made
     made += 1

@@ -14,6 +14,7 @@ nowhere else, are the process's descriptors, signals, arguments and end:
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
     from theta_daemon.formats.source import Readable
     from theta_daemon.trace import Trace
+
+# What is imported and parsed lives as long as the process: looking for garbage among it costs a tenth of the start.
+_COLLECT_AFTER = 100_000
 
 USAGE = f"""\
 usage: {PROGRAM}                  answer git's filter protocol on stdin and stdout
@@ -57,11 +61,11 @@ for the files that .gitattributes gives to it; there is nothing to type here. To
 """
 
 
-def main(argv: list[str], make_handlers: Callable[[], Handlers] | None = None) -> int:
+def main(argv: list[str], make_handlers: Callable[[str], Handlers] | None = None) -> int:
     """Do what the arguments say; return the exit code.
 
     Takes over descriptors 0 and 1 and the signals of the process for good. `make_handlers` is called at the first
-    request, not before.
+    request, with its command, and not before.
     """
     with closing(open_trace(os.environ.get(VARIABLE))) as trace:
         reporter = Reporter(trace=trace.enabled)
@@ -72,7 +76,7 @@ def main(argv: list[str], make_handlers: Callable[[], Handlers] | None = None) -
             return 1
 
 
-def _main(argv: list[str], make_handlers: Callable[[], Handlers], reporter: Reporter, trace: Trace) -> int:
+def _main(argv: list[str], make_handlers: Callable[[str], Handlers], reporter: Reporter, trace: Trace) -> int:
     match argv:
         case ["--help" | "-h"]:
             return _print(USAGE, reporter)
@@ -99,8 +103,9 @@ def _main(argv: list[str], make_handlers: Callable[[], Handlers], reporter: Repo
         return answer_once(channel, handlers, Request(argv[0], os.fsencode(argv[1])), reporter)
 
 
-def run(make_handlers: Callable[[], Handlers] | None = None) -> NoReturn:
+def run(make_handlers: Callable[[str], Handlers] | None = None) -> NoReturn:
     """Be the process: `main`, then the end."""
+    gc.set_threshold(_COLLECT_AFTER)
     try:
         code: object = main(sys.argv[1:], make_handlers)
     except KeyboardInterrupt:
@@ -117,12 +122,12 @@ def run(make_handlers: Callable[[], Handlers] | None = None) -> NoReturn:
 class _LazyHandlers:
     """Handlers that are made at the first request; making them may fail, and then fails that request."""
 
-    def __init__(self, make: Callable[[], Handlers]) -> None:
+    def __init__(self, make: Callable[[str], Handlers]) -> None:
         self._make = make
         self._made: Handlers | None = None
 
     def clean(self, path: bytes, content: Readable) -> Iterable[bytes | memoryview]:
-        return self._get().clean(path, content)
+        return self._get("clean").clean(path, content)
 
     def smudge(
         self,
@@ -134,7 +139,7 @@ class _LazyHandlers:
         blob: str | None,
         can_delay: bool,
     ) -> Iterable[bytes | memoryview] | None:
-        return self._get().smudge(path, content, ref=ref, treeish=treeish, blob=blob, can_delay=can_delay)
+        return self._get("smudge").smudge(path, content, ref=ref, treeish=treeish, blob=blob, can_delay=can_delay)
 
     def available(self) -> Sequence[bytes]:
         return () if self._made is None else self._made.available()
@@ -143,16 +148,16 @@ class _LazyHandlers:
         if self._made is not None:
             self._made.close()
 
-    def _get(self) -> Handlers:
+    def _get(self, command: str) -> Handlers:
         if self._made is None:
-            self._made = self._make()
+            self._made = self._make(command)
         return self._made
 
 
-def _pipelines(trace: Trace) -> Handlers:
+def _pipelines(trace: Trace, command: str) -> Handlers:
     from theta_daemon.daemon.handlers import make_handlers  # and with it everything heavy
 
-    return make_handlers(trace)
+    return make_handlers(trace, command)
 
 
 def _take_descriptors() -> tuple[int, int]:

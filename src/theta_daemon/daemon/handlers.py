@@ -66,12 +66,16 @@ class PipelineHandlers:
         self._services.close()
 
 
-def make_handlers(trace: Trace = OFF) -> PipelineHandlers:
-    """Open the repository of the current directory and environment.
+def make_handlers(trace: Trace = OFF, command: str = "") -> PipelineHandlers:
+    """Open the repository of the current directory and environment; `command` is what will be asked for first.
 
     Raises RepositoryError, ThetaError when there is none or its settings are wrong.
     """
     pending = settings.begin(os.environ, Path.cwd())
     from theta_daemon.pipelines.services import open_services
 
+    if command == "clean":
+        import theta_daemon.pipelines.clean
+    elif command == "smudge":
+        import theta_daemon.pipelines.checkout  # noqa: F401 - while git's processes run
     return PipelineHandlers(open_services(pending.result(), Reporter().warning, trace))

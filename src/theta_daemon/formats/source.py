@@ -9,7 +9,6 @@ A source belongs to one thread; `SpooledTail.pread` may be called from any.
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -126,6 +125,8 @@ class Source:
             with self._explained():
                 if self._spool_directory is not None:
                     self._spool_directory.mkdir(parents=True, exist_ok=True)
+                import tempfile  # a third of what this module costs to import, and most files are never spooled
+
                 file = tempfile.TemporaryFile(dir=self._spool_directory, buffering=0)  # noqa: SIM115 - see close
             self._file = file
             size = 0
@@ -158,7 +159,7 @@ class Source:
         except OSError as error:
             raise RepositoryError(
                 f"cannot keep the rest of the checkpoint in a temporary file: {reason(error)}",
-                hint=f"make room in {self._spool_directory or tempfile.gettempdir()}",
+                hint=f"make room in {self._spool_directory or 'the directory for temporary files'}",
             ) from error
 
     def _fill_view(self, view: memoryview, needed: int) -> None:

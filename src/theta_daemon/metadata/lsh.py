@@ -113,8 +113,8 @@ class Stream:
         at = 0
         window = None
         with np.errstate(all="ignore"):  # infinities and NaN are values like others here
-            # Until the end of the `with`: numpy would copy operands of which two rows fit into its buffers.
-            np.setbufsize(_ROW)
+            # Until the end of the `with`. Where two rows fit into its buffer, numpy copies what all rows share.
+            np.setbufsize(_BLOCK_ROWS)
             while at < len(values):
                 block, start = divmod(self._features, _BLOCK)
                 n = min(_BLOCK - start, len(values) - at)
@@ -201,11 +201,11 @@ class _Window:
         first, last = start // _ROW, -(-(start + n) // _ROW)
         self._within = self._tables.within[planes, first : last + 1]
         self._high = self._tables.high[planes, np.newaxis]
-        size, shape = self._within.size, self._within.shape
-        self._indices = _scratch.indices[:size].reshape(shape)
-        self._rows = _scratch.rows[:size].reshape(*shape, _ROW)
+        size, (p, rows) = self._within.size, self._within.shape
+        self._indices = _scratch.indices[:size].reshape(p, rows)
+        self._rows = _scratch.rows[:size].reshape(p, rows, _ROW)
         before = _ROW - 1 + start % _ROW
-        self._hyperplanes = self._rows.reshape(len(self._rows), -1)[:, before : before + 1 + n]
+        self._hyperplanes = self._rows.reshape(p, rows * _ROW)[:, before : before + 1 + n]
 
     def gather(self, block: int) -> NDArray[np.float64]:
         """Return (p, 1 + n) hyperplanes of this part of `block`, after a column for the sums so far."""

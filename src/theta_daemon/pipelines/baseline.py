@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon.errors import ThetaError
 from theta_daemon.frozen import Frozen
 from theta_daemon.metadata import text
+from theta_daemon.metadata.digest import digest as digest_of
+from theta_daemon.metadata.entries import Metadata
 from theta_daemon.pipelines.skeleton import skeleton
 from theta_daemon.pipelines.value import stored_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from theta_daemon.metadata.entries import Entry, FileEntry, Metadata, Name
+    from theta_daemon.metadata.entries import Entry, FileEntry, Name
     from theta_daemon.pipelines.services import Services
 
 
@@ -135,9 +138,11 @@ class Baseline:
                 continue
             seen.add(data)
             try:
-                yield Earlier(data, text.parse(data))
+                found = self._services.parsed.get(text.read, digest_of(data), partial(bytes, data))
             except ThetaError:
-                continue  # raw content or conflict markers: no earlier version of anything
+                continue
+            if isinstance(found, Metadata):  # else raw content or conflict markers: no earlier version of anything
+                yield Earlier(data, found)
 
     def _blobs(self) -> Iterator[bytes]:
         yield from self._services.recent.of(self._path)

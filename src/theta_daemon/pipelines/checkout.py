@@ -51,10 +51,10 @@ class Checkout:
         """
         self._forget(path)  # git may delay a path a second time; the second is what counts
         try:
-            data = smudge.read(self._services, path, smudge.source(self._services, content))
-            if not isinstance(data, bytes):
-                return data
-            plan = smudge.plan(self._services, path, data)
+            held = smudge.read(self._services, path, smudge.source(self._services, content))
+            if not isinstance(held, smudge.Held):
+                return held
+            plan = smudge.plan(self._services, path, held)
             self._waiting[path] = _Started(plan, smudge.start(self._services, plan))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's, and its turn will come
             self._failed[path] = error

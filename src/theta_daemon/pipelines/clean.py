@@ -73,11 +73,10 @@ def _text(path: bytes, source: Source) -> bytes:
             if size > text.MAX_SIZE:
                 raise MetadataError(f"metadata of more than {text.MAX_SIZE >> 20} MiB is refused", path=path)
     data = b"".join(pieces)
-    kind = text.kind(data) if data else text.Kind.OTHER
-    if kind is text.Kind.METADATA:
-        text.parse(data)
+    found = text.read(data)
+    if isinstance(found, Metadata):
         return data
-    if kind is text.Kind.CONFLICT:
+    if found is text.Kind.CONFLICT:
         raise ConflictError(
             "the metadata holds conflict markers",
             hint="take one side with 'git checkout --ours' or '--theirs' and add it again",

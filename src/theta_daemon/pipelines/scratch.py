@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from typing import TYPE_CHECKING
 
 from theta_daemon.errors import RepositoryError, reason
@@ -25,6 +24,8 @@ class Scratch:
     """
 
     def __init__(self, directory: Path, size: int) -> None:
+        import tempfile  # takes longer to import than most commands have use for
+
         try:
             directory.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=directory, buffering=0) as file:

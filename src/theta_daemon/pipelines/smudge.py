@@ -16,6 +16,7 @@ from theta_daemon.formats.source import Source
 from theta_daemon.frozen import Frozen
 from theta_daemon.metadata import text
 from theta_daemon.metadata.digest import digest
+from theta_daemon.metadata.entries import Metadata
 from theta_daemon.pipelines.large import Large
 from theta_daemon.pipelines.load import Loaded, Wanted, jobs, wanted
 from theta_daemon.pipelines.skeleton import Skeleton, skeleton
@@ -25,13 +26,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from theta_daemon.formats.source import Readable
-    from theta_daemon.metadata.entries import Metadata, ObjectRef
+    from theta_daemon.metadata.entries import ObjectRef
     from theta_daemon.pipelines.services import Services
     from theta_daemon.workers.ahead import Stream
 
 _STEP = 1 << 20
 
 Piece = bytes | memoryview
+
+
+class Held(Frozen):
+    """The metadata that git holds for a file, as it stands and as what it says."""
+
+    data: bytes
+    metadata: Metadata
 
 
 class Plan(Frozen):
@@ -62,11 +70,11 @@ def source(services: Services, content: Readable) -> Source:
 def answer(services: Services, path: bytes, source: Source) -> Iterator[Piece]:
     """Do what `smudge` does."""
     try:
-        data = read(services, path, source)
-        if not isinstance(data, bytes):
-            yield from data
+        held = read(services, path, source)
+        if not isinstance(held, Held):
+            yield from held
             return
-        found = plan(services, path, data)
+        found = plan(services, path, held)
         stream = start(services, found)
         yield from write(services, found, stream)
     except ThetaError as error:
@@ -74,30 +82,29 @@ def answer(services: Services, path: bytes, source: Source) -> Iterator[Piece]:
         raise
 
 
-def read(services: Services, path: bytes, source: Source) -> bytes | Iterator[Piece]:
+def read(services: Services, path: bytes, source: Source) -> Held | Iterator[Piece]:
     """Read all of `source`; return the metadata that it is, or, for anything else, the pieces to answer with."""
     data = _head(source)
-    kind = text.kind(data) if data else text.Kind.OTHER
-    if kind is text.Kind.METADATA:
-        return data
+    with services.trace.stage("parse metadata", len(data)):
+        kind = services.parsed.get(text.read, digest(data), lambda: data)
+    if isinstance(kind, Metadata):
+        return Held(data, kind)
     if kind is text.Kind.OTHER and data.lstrip().startswith(b"{") and b'"lfs_metadata"' in data:
         raise MetadataError("the metadata is damaged", hint="restore it from another commit")
     return _unchanged(services, path, source, data, kind)
 
 
-def plan(services: Services, path: bytes, data: bytes) -> Plan:
-    """Return the plan for the metadata `data`, and note that it is smudged for `path`.
+def plan(services: Services, path: bytes, held: Held) -> Plan:
+    """Return the plan for what git holds, and note that it is smudged for `path`.
 
     Raises what `smudge` raises, but for values that turn out to be corrupt.
     """
-    trace = services.trace
-    with trace.stage("parse metadata", len(data)):
-        metadata = services.parsed.get(text.parse, digest(data), lambda: data)
+    trace, metadata = services.trace, held.metadata
     with trace.stage("read layout"):
         frame = skeleton(services, path, metadata)
     with trace.stage("look for objects"):
         _require_objects(services, metadata, frame)
-    services.recent.remember(path, data)
+    services.recent.remember(path, held.data)
     return Plan(path, metadata, frame, wanted(frame.layout, metadata))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 import threading
 import weakref
 from collections.abc import Sequence
@@ -33,6 +32,8 @@ class Spool:
     """
 
     def __init__(self, directory: Path, size: int) -> None:
+        import tempfile  # takes longer to import than most commands have use for
+
         self._size = size
         self._end = 0
         self._lock = threading.Lock()

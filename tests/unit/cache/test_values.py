@@ -322,7 +322,7 @@ def test_any_sequence(steps: list[tuple[str, int]], limit: int, parts: bool) -> 
 def hasty() -> Iterator[None]:
     """Let threads take turns much more often than they do."""
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
+    sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
 
@@ -346,12 +346,12 @@ def test_threads_that_really_use_their_buffers_again() -> None:
     def use(seed: int) -> int:
         chosen, wrong = random.Random(seed), 0
         held: list[tuple[str, Value]] = []
-        for _ in range(4000):
+        for _ in range(8000):
             if failed.is_set():
                 break
             step = chosen.random()
             if step < 0.5:
-                name = str(int(30 * chosen.random() ** 2))
+                name = str(int(30 * chosen.random() ** 4))
                 held.append((name, values.get(name, len(contents[name])) or decode(name)))
             elif held and (step < 0.9 or len(held) > 5):
                 name, value = held.pop(chosen.randrange(len(held)))
@@ -370,5 +370,6 @@ def test_threads_that_really_use_their_buffers_again() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(use, range(4))) == [0] * 4
+    print(values.counts)
     assert values.counts.hits > 100
     assert values.counts.evictions > 100

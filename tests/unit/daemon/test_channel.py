@@ -90,6 +90,15 @@ def test_readinto_reads_straight_into_the_target(pipe: Pipe) -> None:
     assert pipe.channel.readinto(memoryview(target)) == 0
 
 
+def test_scatter_fills_one_target_after_the_other(pipe: Pipe) -> None:
+    os.write(pipe.far_writing, b"content")
+    targets = [memoryview(bytearray(size)) for size in (3, 0, 2, 5)]
+    assert pipe.channel.scatter(targets) == 7
+    assert targets == [b"con", b"", b"te", b"nt\0\0\0"]
+    os.close(pipe.far_writing)
+    assert pipe.channel.scatter(targets) == 0
+
+
 @pytest.mark.parametrize("count", [0, 1, MAX_PIECES - 1, MAX_PIECES, MAX_PIECES + 1, 1000, 2000])
 def test_any_number_of_pieces_is_written_in_order(pipe: Pipe, count: int) -> None:
     pieces = [b"%04d " % number for number in range(count)]

@@ -28,10 +28,12 @@ class Parts(Channel):
         self._part = b""
         self._buffer = memoryview(bytearray(1 << 20))
         self.reads = 0
+        self.sizes: list[int] = []  # of all views that were ever filled
         self.written = b""
 
     def scatter(self, views: Sequence[memoryview]) -> int:
         self.reads += 1
+        self.sizes += map(len, views)
         self._part = self._part or next(self._parts, b"")
         count = 0
         for view in views:
@@ -58,8 +60,8 @@ def read(stream: ContentStream, size: int) -> bytes:
     return bytes(target[:count])
 
 
-def test_a_read_takes_all_that_has_arrived_and_waits_for_no_more() -> None:
-    stream, _, channel = opened(packet(b"abc") + packet(b"def") + b"0007g", b"hi", b"0000")
+def test_a_read_takes_all_that_has_arrived_behind_a_short_packet_and_waits_for_no_more() -> None:
+    stream, _, channel = opened(packet(b"abc") + packet(b"def") + b"0007g", b"hi0000")
     before = channel.reads
     assert read(stream, 100) == b"abcdefg"
     assert channel.reads == before + 1
@@ -70,7 +72,24 @@ def test_a_read_takes_all_that_has_arrived_and_waits_for_no_more() -> None:
 
 def test_a_read_takes_no_more_than_asked() -> None:
     stream, _, _ = opened(packet(b"abc") + packet(b"def") + b"0000")
-    assert [read(stream, 4), read(stream, 1), read(stream, 4), read(stream, 4)] == [b"abcd", b"e", b"f", b""]
+    parts = [read(stream, 2) for _ in range(4)]
+    assert max(map(len, parts)) == 2
+    assert b"".join(parts) == b"abcdef"
+
+
+def test_full_packets_are_waited_for_until_the_target_is_full() -> None:
+    payload = bytes(range(251)) * 1000
+    packets = [packet(payload[start : start + 65516]) for start in range(0, len(payload), 65516)]
+    stream, _, _ = opened(*packets[:2], packets[2][:1], packets[2][1:3], packets[2][3:], packets[3] + b"0000")
+    assert read(stream, 150_000) == payload[:131_032]  # a header was cut: that is not read into place
+    assert read(stream, 60_000) == payload[131_032:191_032]
+    assert b"".join(iter(lambda: read(stream, 100_000), b"")) == payload[191_032:]
+
+
+def test_full_packets_are_read_straight_into_the_target() -> None:
+    stream, _, channel = opened(packet(b"f" * 65516) * 3, b"0000")
+    assert read(stream, 3 * 65516) == b"f" * 3 * 65516
+    assert max(channel.sizes[1:]) == 65516  # nothing went through the channel's own buffer
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])

@@ -112,6 +112,28 @@ def test_readinto_fills_the_callers_memory_straight_from_the_stream() -> None:
     assert readable.largest == len(value) - ((1 << 16) - 8)
 
 
+def test_a_far_peek_makes_no_later_read_reach_farther() -> None:
+    data = bytes(range(256)) * 16384
+    readable = Pieces(data)
+    source = Source(readable)
+    assert source.peek(PEEK_LIMIT) == data[:PEEK_LIMIT]
+    assert source.read(PEEK_LIMIT) == data[:PEEK_LIMIT]
+    readable.largest = 0
+    assert source.peek(4) == data[PEEK_LIMIT : PEEK_LIMIT + 4]
+    assert readable.largest == 1 << 16  # what follows may be a group's bytes, which go straight to their place
+    assert source.read(len(data) - PEEK_LIMIT) == data[PEEK_LIMIT:]
+
+
+def test_little_that_is_unread_makes_no_read_short() -> None:
+    data = bytes(range(256)) * 1024
+    readable = Pieces(data, (65_436,))
+    source = Source(readable)
+    assert source.read(65_400) == data[:65_400]
+    readable.largest = 0
+    assert source.peek(100) == data[65_400:65_500]
+    assert readable.largest == (1 << 16) - 36
+
+
 def test_readinto_nothing_asks_for_nothing() -> None:
     readable = Pieces(DATA)
     Source(readable).readinto(memoryview(bytearray()))
