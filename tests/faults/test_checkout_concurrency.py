@@ -56,8 +56,7 @@ def meet(directory: Path, *sides: Side) -> None:
         harm = Harm(side.repository, directory / f"harm-{number}")
         done = harm.run(*side.command, do=f"real_open({str(gate)!r}, {direction})", moment=side.moment)
         assert done.returncode == 0, done.stderr
-
-    assert done.stderr == b""
+        assert done.stderr == b""
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(run, range(2)))

@@ -75,6 +75,11 @@ CASES = {
     "one permuted group": Case(lambda: {"a.pt": models.torch_bytes({"t": permuted(70)})}),
     "permuted groups": Case(lambda: {"a.pt": models.torch_bytes({f"{i}": permuted(3, seed=i) for i in range(34)})}),
     "tied groups": Case(lambda: {"a.pt": models.torch_bytes(tied())}),
+    "many files": Case(
+        lambda: {
+            f"{i}.safetensors": models.safetensors_bytes({"a": values(15, i), "b": values(2, i)}) for i in range(9)
+        }
+    ),
     "files that share their groups": Case(
         lambda: {f"{i}.safetensors": models.safetensors_bytes({"x": values(12), "y": values(8, i)}) for i in range(6)}
     ),

@@ -1,4 +1,4 @@
-"""Groups much larger than theta.memoryLimit, on the ways of clean that need more than their bytes in the file's order.
+"""Groups larger than theta.memoryLimit, on the ways of clean that need more than their bytes in the file's order.
 
 The plain ways, there and back, are in test_checkout_memory.py.
 """
@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests.support import models
-from tests.support.checkouts import LEAST_MEMORY, Measured, repository_below
+from tests.support.checkouts import Measured, repository_below
 
 MIB = 1 << 20
-SLACK = 24 * MIB  # what Python, numpy and the hash's tables take besides
+HELD = 44 * MIB  # at most, with theta.memoryLimit at its least: some windows and buffers, and no large group as a whole
 
 
 def values(mebibytes: int) -> torch.Tensor:
@@ -25,24 +25,24 @@ def values(mebibytes: int) -> torch.Tensor:
 
 def viewed() -> dict[str, torch.Tensor]:
     """Return a tensor and views that are nearly as large."""
-    whole = values(80).reshape(4096, -1)
-    return {"whole": whole, "most": whole[1:], "turned": whole.t(), "columns": whole[:, 1:4000]}
+    whole = values(52).reshape(4096, -1)
+    return {"whole": whole, "most": whole[1:], "turned": whole.t(), "columns": whole[:, 1:3300]}
 
 
 def spread() -> dict[str, torch.Tensor]:
     """Return a view that is larger than its owner, in a file where that is allowed."""
-    return {"one": values(1), "wide": values(1).expand(60, -1), "other": values(50)}
+    return {"one": values(1)[: 1 << 16], "wide": values(1)[: 1 << 16].expand(200, -1), "other": values(40)}
 
 
 HASHED = ("-c", "theta.compatible=true")
 
 CASES: dict[str, tuple[tuple[str, ...], Callable[[], dict[str, torch.Tensor]]]] = {
-    "hashed": (HASHED, lambda: {"a": values(90)}),
-    "permuted and hashed": (HASHED, lambda: {"a": values(90).reshape(1024, -1).t()}),
+    "hashed": (HASHED, lambda: {"a": values(56)}),
+    "permuted and hashed": (HASHED, lambda: {"a": values(56).reshape(1024, -1).t()}),
     "views": ((), viewed),
     "views and hashed": (HASHED, viewed),
     "a view that is larger than its owner": ((), spread),
-    "channels last": ((), lambda: {"a": values(80).reshape(80, 64, 64, 64).to(memory_format=torch.channels_last)}),
+    "channels last": ((), lambda: {"a": values(64).reshape(64, 64, 64, 64).to(memory_format=torch.channels_last)}),
 }
 
 
@@ -65,4 +65,4 @@ def test_more_than_fits(tmp_path: Path, case: str) -> None:
     (repository.path / "large.pt").unlink()
     repository.git("checkout", "--", "large.pt")
     assert repository.read("large.pt") == content
-    assert {step: peak // MIB for step, peak in peaks.items() if peak - least >= LEAST_MEMORY + SLACK} == {}
+    assert {step: peak // MIB for step, peak in peaks.items() if peak - least > HELD} == {}

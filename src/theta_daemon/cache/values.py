@@ -84,7 +84,7 @@ class SharedValues:
         """Return the value of `size` bytes with this key, None where it is not here: then `offer` it when it is."""
         with self._lock:
             slot = self._slots.get(key)
-            if slot is None:
+            if slot is None or len(slot.view) != size:  # who asks may be wrong about its size
                 self.counts.misses += 1
                 self.counts.missed_bytes += size
                 return None

@@ -77,8 +77,9 @@ class GroupStore:
         """Wait for every group; raises the first failure, in file order."""
         self._hand_over()
         stored: dict[int, Stored] = {}
-        for future in self._futures:
-            stored |= future.result()
+        with self._services.trace.stage("wait for the workers"):
+            for future in self._futures:
+                stored |= future.result()
         return stored
 
     def close(self) -> None:
@@ -95,10 +96,11 @@ class GroupStore:
             self._hand_over()
             buffer = self._open = _Buffer(self._services, self._storing, max(size, min(_BATCH, self._in_memory)))
         target = buffer.take(size)
-        for start in range(0, size, _STEP):
-            piece = target[start : start + _STEP]
-            source.readinto(piece)
-            seen(piece)
+        with self._services.trace.stage("read from git", size):
+            for start in range(0, size, _STEP):
+                piece = target[start : start + _STEP]
+                source.readinto(piece)
+                seen(piece)
         buffer.batch.add(Bytes(target), members)
         if not buffer.room:
             self._hand_over()
@@ -151,6 +153,7 @@ class _Buffer:
         return self._memory[start : start + size]
 
     def release(self) -> None:
-        """Give everything back."""
-        self._services.buffers.give(self._memory)
+        """Give everything back; nobody may use it any more."""
+        memory, self._memory = self._memory, memoryview(b"")  # a view that is left here would keep it
+        self._services.buffers.give(memory)
         self._services.pool.budget.release(self._weight)

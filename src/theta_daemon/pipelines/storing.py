@@ -86,24 +86,29 @@ class Batch:
         """Store what is left, up to a group whose chunks are encoded side by side: then the last of those goes on."""
         try:
             while self._left:
-                held, member = self._left[0]
-                stored = self._storing.store(held, member)
+                stored = self._storing.store(*self._left[0])
                 if isinstance(stored, Future):
                     stored.add_done_callback(self._go_on)
                     return
                 self._note(stored)
+            self._give_back()
         except BaseException as error:  # noqa: BLE001 - it travels to the waiting thread
             self.fail(error)
         else:
-            self._release()
             self.future.set_result(self._stored)
 
     def fail(self, error: BaseException) -> None:
         """End without a result."""
         self._left.clear()
-        self._release()
         self._storing.failure = self._storing.failure or error
-        self.future.set_exception(error)
+        try:
+            self._give_back()
+        finally:
+            self.future.set_exception(error)
+
+    def _give_back(self) -> None:
+        release, self._release = self._release, _nothing
+        release()
 
     def _note(self, stored: Stored) -> None:
         _, member = self._left.popleft()
@@ -174,8 +179,11 @@ class Storing:
     def _store(self, value: Bytes, member: Member) -> Stored | Future[Stored]:
         """Store a group, whose bytes `value` are in logical order."""
         tensor = member.tensor
-        digest = value.digest or digest_of(value.raw)
-        known = self._baseline.find(member.name, tensor.dtype, tensor.shape, digest)
+        trace = self.services.trace
+        with trace.stage("digest", len(value.raw)):
+            digest = value.digest or digest_of(value.raw)
+        with trace.stage("compare with the record"):
+            known = self._baseline.find(member.name, tensor.dtype, tensor.shape, digest)
         if known is not None and self.services.store.contains(known.oid, known.size):
             return Stored(known, digest)
         # Unknown, or known but gone from the stores: that is healed where the object comes out the same.
@@ -187,7 +195,8 @@ class Storing:
 
         def write() -> Stored:
             self._go_on()
-            ref = self.services.store.write(pieces())
+            with trace.stage("write object", len(value.raw)):
+                ref = self.services.store.write(pieces())
             if known is not None:
                 return Stored(known, digest)
             entry = Entry(
@@ -221,7 +230,8 @@ class Storing:
 
             def encode(at: int) -> None:
                 self._go_on()
-                chunks[at] = payloads.encode_chunk(value.raw[slices[at]], plan)
+                with self.services.trace.stage("compress", len(value.raw[slices[at]])):
+                    chunks[at] = payloads.encode_chunk(value.raw[slices[at]], plan)
 
             return [partial(encode, at) for at in range(len(slices))], lambda: payloads.assemble(plan, chunks)
         if self.services.codec.cname is None:
@@ -231,7 +241,8 @@ class Storing:
 
         def encode_spooled(at: int) -> None:
             self._go_on()
-            places[at] = target.append(payloads.encode_chunk(value.raw[slices[at]], plan))
+            with self.services.trace.stage("compress", len(value.raw[slices[at]])):
+                places[at] = target.append(payloads.encode_chunk(value.raw[slices[at]], plan))
             source.forget(slices[at])
 
         return [partial(encode_spooled, at) for at in range(len(slices))], lambda: _compressed(target, places, plan)
@@ -246,7 +257,8 @@ class Storing:
             stream = lsh.Stream(dtype, planes)
             for window in windows(slice(0, len(value.raw))):
                 self._go_on()
-                stream.update(value.raw[window])
+                with self.services.trace.stage("hash for git-theta", len(value.raw[window])):
+                    stream.update(value.raw[window])
                 if value.spool is not None:
                     value.spool.forget(window)
             signature[planes] = stream.signature()
@@ -275,3 +287,7 @@ def _uncompressed(raw: memoryview, spool: Spool, plan: payloads.ChunkPlan) -> Sp
         zeros = windows(slice(part.stop, part.start + size))  # as in encode_chunk
         pieces += [head, *windows(part), *(bytes(zero.stop - zero.start) for zero in zeros)]
     return SpooledPieces(spool, raw, pieces)
+
+
+def _nothing() -> None:
+    """Nothing is left to give back."""

@@ -51,11 +51,11 @@ def keep(values: SharedValues, given_back: Given, *names: str, size: int = 100) 
         offer(values, given_back, name, size).release()
 
 
-def kept(values: SharedValues, *names: str) -> list[str]:
+def kept(values: SharedValues, *names: str, size: int = 100) -> list[str]:
     """Return which of these are here, which uses each of them once."""
     found = []
     for name in names:
-        value = values.get(name, 1)
+        value = values.get(name, size)
         if value is not None:
             found.append(name)
             value.release()
@@ -210,6 +210,21 @@ def test_what_two_decode_at_once_is_shared_by_neither(given_back: Given) -> None
     assert given_back.names == ["two"]
     one.release()
     assert given_back.names == ["two"]
+    assert kept(values, "a", size=3) == ["a"]
+
+
+def test_who_asks_for_another_size_gets_nothing(given_back: Given) -> None:
+    """Metadata may claim anything; the value of that size is somewhere else, or nowhere."""
+    values = SharedValues(LIMIT)
+    values.expect("aaaa")
+    value = offer(values, given_back, "a")
+    for size in (0, 99, 101):
+        assert values.get("a", size) is None
+    other = values.offer("a", memoryview(b"other"), given_back.of("other"))
+    assert other.view == b"other"
+    other.release()
+    value.release()
+    assert given_back.names == ["other"]
     assert kept(values, "a") == ["a"]
 
 
@@ -322,7 +337,7 @@ def test_any_sequence(steps: list[tuple[str, int]], limit: int, parts: bool) -> 
 def hasty() -> Iterator[None]:
     """Let threads take turns much more often than they do."""
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
 
@@ -330,7 +345,7 @@ def hasty() -> Iterator[None]:
 @pytest.mark.usefixtures("hasty")
 def test_threads_that_really_use_their_buffers_again() -> None:
     """Groups decoded side by side, in buffers and in parts of slabs; each user checks what it has, until the end."""
-    values, buffers = SharedValues(40_000), Buffers(1 << 18)
+    values, buffers = SharedValues(15_000), Buffers(1 << 18)
     contents = {str(number): bytes([number + 1]) * (997 * (number % 9 + 1)) for number in range(30)}
     failed = threading.Event()
 
@@ -346,12 +361,12 @@ def test_threads_that_really_use_their_buffers_again() -> None:
     def use(seed: int) -> int:
         chosen, wrong = random.Random(seed), 0
         held: list[tuple[str, Value]] = []
-        for _ in range(8000):
+        for _ in range(4000):
             if failed.is_set():
                 break
             step = chosen.random()
             if step < 0.5:
-                name = str(int(30 * chosen.random() ** 4))
+                name = str(int(30 * chosen.random() ** 2))
                 held.append((name, values.get(name, len(contents[name])) or decode(name)))
             elif held and (step < 0.9 or len(held) > 5):
                 name, value = held.pop(chosen.randrange(len(held)))
@@ -370,6 +385,5 @@ def test_threads_that_really_use_their_buffers_again() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(use, range(4))) == [0] * 4
-    print(values.counts)
     assert values.counts.hits > 100
-    assert values.counts.evictions > 100
+    assert values.counts.evictions > 20

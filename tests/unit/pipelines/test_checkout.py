@@ -108,6 +108,11 @@ class Waiting:
         return written, failed
 
     def assert_nothing_is_held(self) -> None:
+        pool = self.services.pool  # what was given up while it was being made is given back when it is made
+        idle = threading.Barrier(pool.workers + 1)
+        for _ in range(pool.workers):
+            pool.submit(idle.wait)
+        idle.wait(30)
         self.services.values.clear()
         assert self.buffers.used == 0
         self.services.ahead.give_up()
