@@ -50,11 +50,13 @@ def meet(directory: Path, *sides: Side) -> None:
     gate.unlink(missing_ok=True)
     os.mkfifo(gate)
 
+    # Before the threads: a program that is open for writing, be it in the fork of another thread, cannot be run.
+    harms = [Harm(side.repository, directory / f"harm-{number}") for number, side in enumerate(sides)]
+
     def run(number: int) -> None:
         direction = ("os.O_RDONLY", "os.O_WRONLY")[number]  # each waits for the other
         side = sides[number]
-        harm = Harm(side.repository, directory / f"harm-{number}")
-        done = harm.run(*side.command, do=f"real_open({str(gate)!r}, {direction})", moment=side.moment)
+        done = harms[number].run(*side.command, do=f"real_open({str(gate)!r}, {direction})", moment=side.moment)
         assert done.returncode == 0, done.stderr
         assert done.stderr == b""
 

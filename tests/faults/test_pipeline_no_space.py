@@ -25,6 +25,7 @@ os.execv({program!r}, [{program!r}, *sys.argv[1:]])
 """
 
 SMALL = 100_000
+LARGE = 17 << 18  # elements of a group of 17 MiB, which is over a quarter of theta.memoryLimit
 NAMES = ["model.pt", "model.safetensors"]
 
 
@@ -67,15 +68,20 @@ def the_one_line(said: str) -> str:
     return ours[0]
 
 
-def assert_unharmed(repository: Repository, staged: str) -> None:
-    """Fail unless the index is what it was, every object is whole, and no temporary file is left."""
+def assert_unharmed(repository: Repository, staged: str, large: str = "") -> None:
+    """Fail unless the index is what it was, every object is whole, and no temporary file is left.
+
+    HEAD must hold what was committed: `large` has 17 MiB there.
+    """
     assert repository.git("ls-files", "--stage") == staged
     for store in ("lfs", "theta"):
         for path in (repository.path / ".git" / store / "objects").glob("??/??/*"):
             assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
     assert leftovers(repository) == []
     for each in NAMES:
-        assert repository.git_bytes("cat-file", "--filters", f"HEAD:{each}") == written(each, 1000)
+        assert repository.git_bytes("cat-file", "--filters", f"HEAD:{each}") == written(
+            each, LARGE if each == large else 1000
+        )
 
 
 def assert_works_now(repository: Repository, name: str, content: bytes) -> None:
@@ -99,11 +105,24 @@ def test_an_object_does_not_fit(tracked: Repository, name: str) -> None:
 
 
 def test_a_large_group_cannot_be_spooled(tracked: Repository, name: str) -> None:
+    tracked.write(name, written(name, LARGE))
+    tracked.commit("another value, that it has to be compared with")
     staged = tracked.git("ls-files", "--stage")
-    content = written(name, 17 << 18, seed=1)  # 17 MiB: over a quarter of theta.memoryLimit
+    content = written(name, LARGE, seed=1)
     tracked.write(name, content)
     # The last one is cut in the middle of the last piece: a short write is no error by itself.
     for limit in (SMALL, 10 << 20, (17 << 20) - 5):
+        line = the_one_line(limited(tracked, limit).git_fails("add", name))
+        assert f"{name}: cannot spool a parameter group of {17 << 20} bytes: File too large; make room" in line
+        assert_unharmed(tracked, staged, name)
+    assert_works_now(tracked, name, content)
+
+
+def test_the_encoded_form_of_a_large_new_group_cannot_be_spooled(tracked: Repository, name: str) -> None:
+    staged = tracked.git("ls-files", "--stage")
+    content = written(name, LARGE, seed=1)
+    tracked.write(name, content)
+    for limit in (SMALL, 10 << 20):
         line = the_one_line(limited(tracked, limit).git_fails("add", name))
         assert f"{name}: cannot spool a parameter group of {17 << 20} bytes: File too large; make room" in line
         assert_unharmed(tracked, staged)

@@ -105,9 +105,7 @@ def content_of(hear: Pair, side: str) -> bytes:
         st.tuples(REQUESTS, SIZES, SIZES, st.sampled_from(["success", "error", "abort", "late", "delayed"])), max_size=4
     ),
 )
-def test_what_is_said_is_heard(
-    sizes: list[int], delay: bool, exchanges: list[tuple[Request, int, int, str]]
-) -> None:
+def test_what_is_said_is_heard(sizes: list[int], delay: bool, exchanges: list[tuple[Request, int, int, str]]) -> None:
     offered = ("clean", "smudge", "delay") if delay else ("clean", "smudge")
     pair = Pair(sizes, offered)
     assert pair.git_hears() == Agreed(frozenset(offered))

@@ -79,6 +79,11 @@ class Baseline:
                 return entry
         return None
 
+    def may_find(self, name: Name, dtype: str, shape: tuple[int, ...]) -> bool:
+        """Whether `find` may return an entry, for some digest."""
+        entries = (earlier.metadata.entries.get(name) for earlier in self._all())
+        return any(entry is not None and (entry.dtype, entry.shape) == (dtype, shape) for entry in entries)
+
     def whole(self, groups: Mapping[Name, tuple[str, tuple[int, ...], str]], file: FileEntry) -> Earlier | None:
         """Return the first earlier metadata whose whole file is this one.
 

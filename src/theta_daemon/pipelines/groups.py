@@ -2,19 +2,26 @@
 
 The reading thread does nothing but read and checksum: it fills one buffer after the other, and hands each to the
 workers (`storing.py`) while the next fills. Every hand-over has its price, so small groups share a buffer and a
-hand-over. A group larger than its share of the memory budget goes through an unlinked temporary file (`spooling.py`).
+hand-over.
+
+Whether a large group has changed is known at its end. One of which the record knows no other value is stored in any
+case, and so encoded while it arrives (`streaming.py`). Any other that is larger than its share of the memory budget
+goes into an unlinked temporary file while it is hashed, and is encoded from there only if it has changed.
 """
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import wait as wait_all
+from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon import dtypes
 from theta_daemon.errors import CheckpointError
-from theta_daemon.pipelines.spooling import Spooling
-from theta_daemon.pipelines.storing import Batch, Bytes, Member, Storing
+from theta_daemon.metadata.digest import Digest
+from theta_daemon.pipelines.spool import Spool
+from theta_daemon.pipelines.storing import Batch, Bytes, Encoding, Member, Storing
+from theta_daemon.pipelines.streaming import Streaming
 from theta_daemon.pipelines.value import parameter_name
 
 if TYPE_CHECKING:
@@ -26,9 +33,10 @@ if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Name
     from theta_daemon.pipelines.baseline import Baseline
     from theta_daemon.pipelines.services import Services
-    from theta_daemon.pipelines.spool import Spool
     from theta_daemon.pipelines.storing import Stored
 
+_LARGE = 4 << 20  # bytes from which on a group is worth more than one piece of work
+_PIECE = 2 << 20  # bytes that are hashed and spooled at a time
 _STEP = 1 << 20  # bytes read and checksummed at a time: they stay in the processor's cache
 _BATCH = 2 << 20  # bytes of small groups that are handed over together
 _BUDGET_SHARE = 4  # a group may hold this fraction of the budget in memory; it and its encoded form fit then
@@ -63,12 +71,14 @@ class GroupStore:
         if self._storing.failure is not None:
             raise self._storing.failure
         size = dtypes.nbytes(tensor.dtype, tensor.shape)
-        members = (Member(index, name, tensor), *views)
+        member = Member(index, name, tensor)
         try:
-            if size > self._in_memory:
-                self._spool(members, source, size, seen)
+            if size > _LARGE and not views and self._storing.is_new(member):
+                self._encode(member, source, size, seen)
+            elif size > self._in_memory:
+                self._spool((member, *views), source, size, seen)
             else:
-                self._buffer(members, source, size, seen)
+                self._buffer((member, *views), source, size, seen)
         except CheckpointError as error:
             error.at(parameter=parameter_name(name))
             raise
@@ -105,26 +115,71 @@ class GroupStore:
         if not buffer.room:
             self._hand_over()
 
-    def _spool(self, members: Sequence[Member], source: Source, size: int, seen: Callable[[memoryview], None]) -> None:
-        self._hand_over()
-        self._may_spool.acquire()
-        batch = Batch(self._storing, self._may_spool.release)
+    def _encode(self, member: Member, source: Source, size: int, seen: Callable[[memoryview], None]) -> None:
+        spooled = size > self._in_memory
+        batch = self._begin(size, spooled=spooled)
+        try:
+            encoding = Encoding(self._storing, member, spooled=spooled)
+            streaming = Streaming(self._services, encoding.sizes, encoding.take, encoding.encode)
+            self._stream(batch, streaming, source, seen, partial(batch.add_encoded, encoding))
+        except BaseException as error:
+            batch.fail(error)
+            raise
 
-        def store(spool: Spool, digest: str) -> None:
-            batch.add(Bytes(spool.view(), spool, digest), members)
+    def _spool(self, members: Sequence[Member], source: Source, size: int, seen: Callable[[memoryview], None]) -> None:
+        batch = self._begin(size, spooled=True)
+        digest = Digest()
+
+        def take(piece: memoryview) -> None:
+            spool.append(piece)
+            digest.update(piece)
+
+        def add() -> None:
+            batch.add(Bytes(spool.view(), spool, digest.hexdigest()), members)
+
+        try:
+            spool = Spool(self._services.settings.temporary, size)
+            sizes = [min(_PIECE, size - start) for start in range(0, size, _PIECE)]
+            self._stream(batch, Streaming(self._services, sizes, take), source, seen, add)
+        except BaseException as error:
+            batch.fail(error)
+            raise
+
+    def _begin(self, size: int, *, spooled: bool) -> Batch:
+        """Return a batch for one large group; waits until there is room for what will be kept of it."""
+        self._hand_over()
+        if spooled:
+            self._may_spool.acquire()
+            return Batch(self._storing, self._may_spool.release)
+        budget = self._services.pool.budget
+        budget.acquire(size)
+        return Batch(self._storing, partial(budget.release, size))
+
+    def _stream(
+        self,
+        batch: Batch,
+        streaming: Streaming,
+        source: Source,
+        seen: Callable[[memoryview], None],
+        add: Callable[[], None],
+    ) -> None:
+        """Pass a group through the workers, and have them run the batch, to which `add` then adds it."""
+
+        def then(failure: BaseException | None) -> None:
+            if failure is not None:
+                batch.fail(failure)
+                return
+            add()
             batch.run()
 
         try:
-            spooling = Spooling(self._services, size)
-            try:
-                spooling.fill(source, seen)
-                spooling.finish(store, batch.fail)
-            except BaseException:
-                spooling.give_up()
-                raise
-        except BaseException:
-            self._may_spool.release()
+            with self._services.trace.stage("read from git", streaming.size):
+                streaming.fill(source, seen)
+        except Exception:  # Ctrl-C must not wait for what may never have been handed out
+            self._storing.give_up()
+            streaming.give_up()
             raise
+        streaming.finish(then)
         self._futures.append(batch.future)
 
     def _hand_over(self) -> None:

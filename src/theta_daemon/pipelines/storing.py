@@ -72,7 +72,7 @@ class Batch:
     def __init__(self, storing: Storing, release: Callable[[], None]) -> None:
         self._storing = storing
         self._release = release
-        self._left: deque[tuple[Bytes, Member]] = deque()
+        self._left: deque[tuple[int, Callable[[], Stored | Future[Stored]]]] = deque()
         self._stored: dict[int, Stored] = {}
         self.future: Future[dict[int, Stored]] = Future()
         self.future.set_running_or_notify_cancel()
@@ -80,13 +80,18 @@ class Batch:
     def add(self, held: Bytes, members: Sequence[Member]) -> None:
         """Add a group, whose bytes are `held` in the order in which the file has them, and the views within it."""
         for member in members:
-            self._left.append((held, member))
+            self._left.append((member.index, partial(self._storing.store, held, member)))
+
+    def add_encoded(self, encoding: Encoding) -> None:
+        """Add a group that was encoded already."""
+        self._left.append((encoding.member.index, encoding.write))
 
     def run(self) -> None:
         """Store what is left, up to a group whose chunks are encoded side by side: then the last of those goes on."""
         try:
             while self._left:
-                stored = self._storing.store(*self._left[0])
+                _, store = self._left[0]
+                stored = store()
                 if isinstance(stored, Future):
                     stored.add_done_callback(self._go_on)
                     return
@@ -111,8 +116,8 @@ class Batch:
         release()
 
     def _note(self, stored: Stored) -> None:
-        _, member = self._left.popleft()
-        self._stored[member.index] = stored
+        index, _ = self._left.popleft()
+        self._stored[index] = stored
 
     def _go_on(self, result: Future[Stored]) -> None:
         try:
@@ -141,7 +146,7 @@ class Storing:
 
     def store(self, held: Bytes, member: Member) -> Stored | Future[Stored]:
         """Store one group, whose bytes (or its owner's) are `held` in the order in which the file has them."""
-        self._go_on()
+        self.go_on()
         tensor, window = member.tensor, member.window
         if window is None:
             if tensor.axes is None:
@@ -162,6 +167,35 @@ class Storing:
             budget.release(weight)
         return stored
 
+    def write(
+        self, pieces: Sequence[payloads.Piece], tensor: Tensor, digest: str, signature: tuple[int, ...] = NO_HASH
+    ) -> Stored:
+        """Write the payload of a value."""
+        self.go_on()
+        with self.services.trace.stage("write object", dtypes.nbytes(tensor.dtype, tensor.shape)):
+            ref = self.services.store.write(pieces)
+        entry = Entry(
+            shape=tensor.shape,
+            dtype=tensor.dtype,
+            hash=signature,
+            version=LFS_VERSION,
+            oid=ref.oid,
+            size=ref.size,
+            update_type="dense",
+            last_commit=None,
+            digest=digest,
+        )
+        if self._baseline.compatible:
+            remember(self.services, entry, digest)
+        return Stored(entry, digest)
+
+    def is_new(self, member: Member) -> bool:
+        """Whether a group must be encoded whatever its value is, and for nothing else but its bytes in this order."""
+        tensor = member.tensor
+        if tensor.axes is not None or self.services.codec.cname is None:
+            return False
+        return not self._baseline.compatible and not self._baseline.may_find(member.name, tensor.dtype, tensor.shape)
+
     def _logical(self, held: Bytes, tensor: Tensor, window: Window) -> Bytes:
         """Return the bytes, in logical order, of what lies in `held` as `window` says."""
         size = dtypes.nbytes(tensor.dtype, tensor.shape)
@@ -171,7 +205,7 @@ class Storing:
             return Bytes(next(pieces, memoryview(b"")))
         spool, digest = Spool(self.services.settings.temporary, size), Digest()
         for piece in pieces:
-            self._go_on()
+            self.go_on()
             spool.append(piece)
             digest.update(piece)
         return Bytes(spool.view(), spool, digest.hexdigest())
@@ -194,25 +228,8 @@ class Storing:
             parts = [*self._signing(value, tensor.dtype, signature, side_by_side=len(parts) > 1), *parts]
 
         def write() -> Stored:
-            self._go_on()
-            with trace.stage("write object", len(value.raw)):
-                ref = self.services.store.write(pieces())
-            if known is not None:
-                return Stored(known, digest)
-            entry = Entry(
-                shape=tensor.shape,
-                dtype=tensor.dtype,
-                hash=tuple(signature),
-                version=LFS_VERSION,
-                oid=ref.oid,
-                size=ref.size,
-                update_type="dense",
-                last_commit=None,
-                digest=digest,
-            )
-            if self._baseline.compatible:
-                remember(self.services, entry, digest)
-            return Stored(entry, digest)
+            stored = self.write(pieces(), tensor, digest, tuple(signature))
+            return stored if known is None else Stored(known, digest)
 
         if len(plan.cells) > 1:
             return self.services.pool.fan_out(parts, write)
@@ -229,7 +246,7 @@ class Storing:
             chunks: list[payloads.Piece] = [b""] * len(slices)
 
             def encode(at: int) -> None:
-                self._go_on()
+                self.go_on()
                 with self.services.trace.stage("compress", len(value.raw[slices[at]])):
                     chunks[at] = payloads.encode_chunk(value.raw[slices[at]], plan)
 
@@ -240,7 +257,7 @@ class Storing:
         places = [slice(0)] * len(slices)
 
         def encode_spooled(at: int) -> None:
-            self._go_on()
+            self.go_on()
             with self.services.trace.stage("compress", len(value.raw[slices[at]])):
                 places[at] = target.append(payloads.encode_chunk(value.raw[slices[at]], plan))
             source.forget(slices[at])
@@ -256,7 +273,7 @@ class Storing:
         def sign(planes: slice) -> None:
             stream = lsh.Stream(dtype, planes)
             for window in windows(slice(0, len(value.raw))):
-                self._go_on()
+                self.go_on()
                 with self.services.trace.stage("hash for git-theta", len(value.raw[window])):
                     stream.update(value.raw[window])
                 if value.spool is not None:
@@ -266,10 +283,52 @@ class Storing:
         share = -(-lsh.SIZE // min(self.services.pool.workers, _MOST_SIGNING)) if side_by_side else lsh.SIZE
         return [partial(sign, slice(start, start + share)) for start in range(0, lsh.SIZE, share)]
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Raise CancelledError where the file has failed, or the process is to end."""
         if self._given_up.is_set():
             raise CancelledError
+
+
+class Encoding:
+    """A new group that is encoded while it arrives, in the pieces that its payload is made of.
+
+    `take` and `encode` are for `Streaming`. What is encoded stays in memory, or in a spool where it is `spooled`.
+    """
+
+    def __init__(self, storing: Storing, member: Member, *, spooled: bool) -> None:
+        self.member = member
+        self._storing = storing
+        tensor, services = member.tensor, storing.services
+        self._plan = payloads.chunk_plan(tensor.dtype, tensor.shape, services.codec)
+        self.sizes = [part.stop - part.start for part in self._plan.slices]
+        self._digest = Digest()
+        self._chunks: list[payloads.Piece] = [b""] * len(self.sizes)
+        self._places = [slice(0)] * len(self.sizes)
+        size = dtypes.nbytes(tensor.dtype, tensor.shape)
+        self._spool = Spool(services.settings.temporary, size) if spooled else None
+
+    def take(self, piece: memoryview) -> None:
+        """Hash a piece; they come in order."""
+        with self._storing.services.trace.stage("digest", len(piece)):
+            self._digest.update(piece)
+
+    def encode(self, number: int, piece: memoryview) -> None:
+        """Encode a piece."""
+        self._storing.go_on()
+        with self._storing.services.trace.stage("compress", len(piece)):
+            chunk = payloads.encode_chunk(piece, self._plan)
+        if self._spool is None:
+            self._chunks[number] = chunk
+        else:
+            self._places[number] = self._spool.append(chunk)
+
+    def write(self) -> Stored:
+        """Store the group, after all pieces."""
+        if self._spool is None:
+            pieces: Sequence[payloads.Piece] = payloads.assemble(self._plan, self._chunks)
+        else:
+            pieces = _compressed(self._spool, self._places, self._plan)
+        return self._storing.write(pieces, self.member.tensor, self._digest.hexdigest())
 
 
 def _compressed(spool: Spool, places: Sequence[slice], plan: payloads.ChunkPlan) -> SpooledPieces:
