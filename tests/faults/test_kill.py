@@ -169,7 +169,7 @@ def kill_on_and_on(story: Story, name: str, do: str, kills: int, seed: int) -> N
             story.assert_whole()
 
         act(story, killed)
-    assert died > kills // 2  # else the moments are not those of this command
+    assert died * 2 >= kills  # else the moments are not those of this command; some git commands outlive their children
     story.assert_nothing_is_lost()
     story.assert_no_litter()
 
@@ -249,7 +249,8 @@ def test_a_killed_filter_takes_its_children_along(story: Story) -> None:
 def test_what_the_dead_left_is_swept_by_the_next_who_writes(story: Story) -> None:
     for _ in range(2):
         story.change()
-        story.harm.run("git", "add", "--all", do=KILL_THE_FILTER, moment=Moment(1, 1, "link"))
+        # What is to be flushed has a temporary name from the start; everything else has none, and leaves nothing.
+        story.harm.run("git", "-c", "core.fsync=all", "add", "--all", do=KILL_THE_FILTER, moment=Moment(1, 1, "link"))
         assert len(leftovers(story.repository)) == 1  # written, and not yet an object; the one before is gone
         story.assert_whole()
     story.assert_no_litter()

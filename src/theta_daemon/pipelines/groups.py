@@ -166,11 +166,14 @@ class GroupStore:
         """Pass a group through the workers, and have them run the batch, to which `add` then adds it."""
 
         def then(failure: BaseException | None) -> None:
-            if failure is not None:
-                batch.fail(failure)
-                return
-            add()
-            batch.run()
+            try:
+                if failure is not None:
+                    raise failure
+                add()
+            except BaseException as error:  # noqa: BLE001 - it travels to the waiting thread
+                batch.fail(error)
+            else:
+                batch.run()
 
         try:
             with self._services.trace.stage("read from git", streaming.size):

@@ -140,8 +140,8 @@ class Streaming:
             if self._under_way:
                 return
         self._release()
-        self._then(self._failure)
         self._ended.set()
+        self._then(self._failure)
 
 
 def _nothing(_: BaseException | None) -> None:

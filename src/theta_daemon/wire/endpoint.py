@@ -17,13 +17,15 @@ from __future__ import annotations
 from theta_daemon.errors import ProtocolError
 from theta_daemon.wire import packets
 from theta_daemon.wire.events import NEED_DATA, Content, ContentEnd, NeedData
-from theta_daemon.wire.states import SPEAKER, TRANSITIONS, LocalProtocolError, Side, State, Step, successor
+from theta_daemon.wire.states import SPEAKER, LocalProtocolError, Side, State, Step, successor
 
 # git sends at most six lines of at most 65516 bytes, and a filter answers with one; paths of delayed files are many.
 MAX_LINES = 256
 MAX_LIST_BYTES = 1 << 20
 MAX_PATHS = 1 << 20
 MAX_PATHS_BYTES = 1 << 26
+
+_CONTENT, _BODY, _FILTER = State.CONTENT, State.BODY, Side.FILTER  # looked up once: that takes longer than comparing
 
 
 class Endpoint:
@@ -60,7 +62,7 @@ class Endpoint:
         something else has to be read first, with `receive_data`. MUST be called only after `next_event` returned
         NEED_DATA.
         """
-        if Step.CONTENT not in TRANSITIONS[self.state]:
+        if self.state is not (_CONTENT if self.side is _FILTER else _BODY):
             return []
         return self._reader.places(target)
 
