@@ -56,7 +56,10 @@ def meet(directory: Path, *sides: Side) -> None:
     def run(number: int) -> None:
         direction = ("os.O_RDONLY", "os.O_WRONLY")[number]  # each waits for the other
         side = sides[number]
-        done = harms[number].run(*side.command, do=f"real_open({str(gate)!r}, {direction})", moment=side.moment)
+        try:
+            done = harms[number].run(*side.command, do=f"real_open({str(gate)!r}, {direction})", moment=side.moment)
+        finally:
+            os.close(os.open(gate, os.O_RDWR))  # whoever still waits for a side that has failed waits no more
         assert done.returncode == 0, done.stderr
         assert done.stderr == b""
 

@@ -37,7 +37,7 @@ ENDS = {
 }
 
 
-CUT_OFF = "theta-daemon: error: the stream ends inside "
+CUT_OFF = ("theta-daemon: error: the stream ends inside ", "theta-daemon: error: the input ends before the handshake ")
 
 
 @pytest.fixture(scope="module")
