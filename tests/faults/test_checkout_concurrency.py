@@ -50,6 +50,7 @@ def meet(directory: Path, *sides: Side) -> None:
     gate.unlink(missing_ok=True)
     os.mkfifo(gate)
 
+    opened: list[int] = []
     # Before the threads: a program that is open for writing, be it in the fork of another thread, cannot be run.
     harms = [Harm(side.repository, directory / f"harm-{number}") for number, side in enumerate(sides)]
 
@@ -59,12 +60,16 @@ def meet(directory: Path, *sides: Side) -> None:
         try:
             done = harms[number].run(*side.command, do=f"real_open({str(gate)!r}, {direction})", moment=side.moment)
         finally:
-            os.close(os.open(gate, os.O_RDWR))  # whoever still waits for a side that has failed waits no more
+            opened.append(os.open(gate, os.O_RDWR))  # from now on nobody waits: this side is through, or has failed
         assert done.returncode == 0, done.stderr
         assert done.stderr == b""
 
-    with ThreadPoolExecutor(2) as threads:
-        list(threads.map(run, range(2)))
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(run, range(2)))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def assert_files(repository: Repository, contents: dict[str, bytes]) -> None:
