@@ -40,6 +40,7 @@ _PIECE = 2 << 20  # bytes that are hashed and spooled at a time
 _STEP = 1 << 20  # bytes read and checksummed at a time: they stay in the processor's cache
 _BATCH = 2 << 20  # bytes of small groups that are handed over together
 _BUDGET_SHARE = 4  # a group may hold this fraction of the budget in memory; it and its encoded form fit then
+_AHEAD = 2  # buffers for each worker: one in work, one that waits; more would only be cold memory
 _MOST_SPOOLED = 2  # groups at a time: one is read while the other is stored, and the disk holds no third
 
 
@@ -52,6 +53,7 @@ class GroupStore:
         self._storing = Storing(services, baseline, self._in_memory)
         self._open: _Buffer | None = None  # takes more groups
         self._futures: list[Future[dict[int, Stored]]] = []
+        self._may_buffer = threading.Semaphore(_AHEAD * services.pool.workers + 1)
         self._may_spool = threading.Semaphore(_MOST_SPOOLED)
 
     def read(
@@ -104,7 +106,10 @@ class GroupStore:
         buffer = self._open
         if buffer is None or buffer.room < size:
             self._hand_over()
-            buffer = self._open = _Buffer(self._services, self._storing, max(size, min(_BATCH, self._in_memory)))
+            self._may_buffer.acquire()
+            buffer = self._open = _Buffer(
+                self._services, self._storing, max(size, min(_BATCH, self._in_memory)), self._may_buffer.release
+            )
         target = buffer.take(size)
         with self._services.trace.stage("read from git", size):
             for start in range(0, size, _STEP):
@@ -196,8 +201,9 @@ class GroupStore:
 class _Buffer:
     """Memory of the budget for the groups of a batch, one behind the other."""
 
-    def __init__(self, services: Services, storing: Storing, size: int) -> None:
+    def __init__(self, services: Services, storing: Storing, size: int, released: Callable[[], None]) -> None:
         self._services = services
+        self._released = released
         self._weight = 2 * size  # the values and their encoded form
         services.pool.budget.acquire(self._weight)
         self._memory = services.buffers.take(size)
@@ -215,3 +221,4 @@ class _Buffer:
         memory, self._memory = self._memory, memoryview(b"")  # a view that is left here would keep it
         self._services.buffers.give(memory)
         self._services.pool.budget.release(self._weight)
+        self._released()
