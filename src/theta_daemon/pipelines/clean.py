@@ -18,6 +18,7 @@ from theta_daemon.formats.source import Source
 from theta_daemon.metadata import names as naming
 from theta_daemon.metadata import text
 from theta_daemon.metadata.entries import FileEntry, Metadata
+from theta_daemon.pipelines.allocator import keep_freed_memory
 from theta_daemon.pipelines.baseline import Baseline
 from theta_daemon.pipelines.groups import GroupStore
 from theta_daemon.pipelines.skeleton import ref_of
@@ -95,6 +96,7 @@ class _Cleaner:
         self._source = source
         self._form = form
         self._baseline = Baseline(services, path)
+        keep_freed_memory()
         services.pool.submit(self._baseline.prepare)
         self._groups = GroupStore(services, self._baseline)
         self._opaque: list[ObjectRef] = []

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_WRITE: Final = 1 << 20  # at a time: for more, Linux takes pages of 2 MiB, which virtual machines often have to clear
+
 WINDOW: Final = 4 << 20
 """Bytes that are looked at before they are forgotten."""
 
@@ -51,7 +53,7 @@ class Spool:
         rest, at = memoryview(data), start
         with self._explained():
             while rest:  # a disk that is nearly full takes less than it is given
-                written = os.pwrite(self._file.fileno(), rest, at)
+                written = os.pwrite(self._file.fileno(), rest[:_WRITE], at)
                 rest, at = rest[written:], at + written
         return slice(start, at)
 

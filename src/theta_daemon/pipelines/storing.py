@@ -280,7 +280,8 @@ class Storing:
                     value.spool.forget(window)
             signature[planes] = stream.signature()
 
-        share = -(-lsh.SIZE // min(self.services.pool.workers, _MOST_SIGNING)) if side_by_side else lsh.SIZE
+        threads = min(self.services.pool.workers, _MOST_SIGNING) if side_by_side else 1
+        share = -(-lsh.SIZE // (lsh.TOGETHER * threads)) * lsh.TOGETHER
         return [partial(sign, slice(start, start + share)) for start in range(0, lsh.SIZE, share)]
 
     def go_on(self) -> None:

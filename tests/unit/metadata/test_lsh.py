@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from itertools import pairwise
@@ -13,6 +14,7 @@ import pytest
 
 from theta_daemon.dtypes import DTYPES
 from theta_daemon.metadata import lsh
+from theta_daemon.metadata.compiled import Compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,11 +44,22 @@ def reference(values: list[float]) -> tuple[int, ...]:
     return tuple(math.floor(bucket) if -(2.0**63) <= bucket < 2.0**63 else -(2**63) for bucket in buckets)
 
 
-@pytest.fixture(params=["as chosen", "products are stored"])
+@pytest.fixture(params=["as chosen", "products are stored", "compiled"])
 def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Add as this machine chooses, and as one whose `np.dot` is of no use."""
+    """Add as this machine chooses, as one whose `np.dot` is of no use, and with numba from the first value on."""
+    compiled = Compiled(lsh._is_right, worthwhile=10**18)
     if request.param == "products are stored":
         monkeypatch.setattr(lsh, "_direction", lambda: 1)
+    elif request.param == "compiled":
+        compiled = numba_s()
+    monkeypatch.setattr(lsh, "_compiled", compiled)
+
+
+@functools.cache
+def numba_s() -> Compiled:
+    compiled = Compiled(lsh._is_right, worthwhile=1)
+    assert compiled.get(1) is not None
+    return compiled
 
 
 def test_the_random_numbers_are_the_recorded_ones() -> None:
@@ -105,6 +118,23 @@ def test_sums_have_every_bit(count: int) -> None:
 
 
 @pytest.mark.usefixtures("_either_way")
+@pytest.mark.parametrize("count", [16, 4080, 4096, 4097, 8192, 12_304])
+def test_sums_of_float32_have_every_bit(count: int) -> None:
+    generator = np.random.default_rng(count)
+    small = generator.standard_normal(count).astype("<f4")
+    with np.errstate(under="ignore"):
+        extreme = (generator.standard_normal(count) * 10.0 ** generator.uniform(-45, 30, count)).astype("<f4")
+    extreme[generator.integers(0, count, count // 8)] = -0.0
+    for values in (small, extreme):
+        for cuts in ((0, count), (0, 16, count), (0, 1, 16, count)):
+            stream = lsh.Stream("float32")
+            for start, end in pairwise(cuts):
+                stream.update(values[start:end].tobytes())
+            expected = sums(values.astype(np.float64).tolist())
+            assert [total.hex() for total in stream._sums.tolist()] == [total.hex() for total in expected]
+
+
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("at", [0, 4095, 4096, 4999])
 def test_what_is_not_finite_does_not_spread(special: float, at: int) -> None:
@@ -147,6 +177,7 @@ def test_any_byte_but_zero_is_true() -> None:
     assert lsh.signature(b"\x02\x00\xff", "bool") == lsh.signature(b"\x01\x00\x01", "bool")
 
 
+@pytest.mark.usefixtures("_either_way")
 def test_bytes_need_no_alignment() -> None:
     raw = np.random.default_rng(4).standard_normal(1000).astype(np.float32).tobytes()
     shifted = memoryview(b"x" + raw)[1:]
@@ -163,6 +194,7 @@ def test_streams_in_one_thread_do_not_disturb_each_other() -> None:
     assert [stream.signature() for stream in streams] == [lsh.signature(raw, "float32") for raw in raws]
 
 
+@pytest.mark.usefixtures("_either_way")
 def test_threads_do_not_disturb_each_other() -> None:
     generator = np.random.default_rng(6)
     raws = [generator.standard_normal(200_000).astype(np.float32).tobytes() for _ in range(4)]
@@ -197,6 +229,20 @@ def test_some_of_the_integers(count: int) -> None:
     parts = [slice(0, 8), slice(8, 9), slice(9, 9), slice(9, 16)]
     assert [lsh.signature(raw, "float64", part) for part in parts] == [whole[part] for part in parts]
     assert lsh.signature(raw, "bfloat16", slice(3, 5)) == (0, 0)
+
+
+@pytest.mark.usefixtures("_either_way")
+@pytest.mark.parametrize("size", [4, 6, 8])
+def test_some_of_the_integers_of_float32(size: int) -> None:
+    values = np.random.default_rng(10).standard_normal(70_000).astype("<f4")
+    whole = lsh.Stream("float32")
+    whole.update(values.tobytes())
+    found: list[float] = []
+    for start in range(0, 16, size):
+        part = lsh.Stream("float32", slice(start, start + size))
+        part.update(values.tobytes())
+        found += part._sums.tolist()
+    assert found == whole._sums.tolist()
 
 
 def _in_order(hyperplanes: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
