@@ -4,8 +4,8 @@ Four sums at a time keep the processor busy while each waits for its own last ad
 numpy can do neither. numba compiles what it is told, so products are rounded before they are added; each process still
 compares one block with numpy's sums before it believes that.
 
-Importing and compiling take half a second, and nothing is kept on disk (numba's cache holds pickles). That pays only
-for many values, so the first of a process are always summed by numpy.
+Importing and compiling take half a second and 100 MiB of memory, and nothing is kept on disk (numba's cache holds
+pickles). That pays only for many values, so the first of a process are always summed by numpy.
 """
 
 from __future__ import annotations

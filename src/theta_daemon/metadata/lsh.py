@@ -76,15 +76,16 @@ class Stream:
     """The signature of one tensor whose raw little-endian bytes come in pieces, cut anywhere.
 
     One thread at a time. Tensors of a dtype that git-theta cannot hash have zeros and cost nothing. With `planes`, only
-    these integers are computed: several threads can share a large tensor.
+    these integers are computed: several threads can share a large tensor. Unless it `may_compile`, numpy alone is used.
     """
 
-    __slots__ = ("_dtype", "_features", "_partial", "_planes", "_sums")
+    __slots__ = ("_dtype", "_features", "_may_compile", "_partial", "_planes", "_sums")
 
-    def __init__(self, dtype: str, planes: slice = ALL) -> None:
+    def __init__(self, dtype: str, planes: slice = ALL, *, may_compile: bool = True) -> None:
         name = _NUMPY.get(dtype)
         self._dtype = None if name is None else np.dtype(name)
         self._planes = planes
+        self._may_compile = may_compile
         self._features = 0
         self._partial = b""
         self._sums: NDArray[np.float64] = np.zeros(SIZE)[planes]
@@ -141,7 +142,7 @@ class Stream:
 
     def _add_compiled(self, values: NDArray[np.generic]) -> int:
         """Take whole rows from the beginning of `values` where that is faster than numpy; tell how many values."""
-        if self._dtype != np.float32 or not values.flags.aligned:
+        if not self._may_compile or self._dtype != np.float32 or not values.flags.aligned:
             return 0
         if self._features % _ROW or len(self._sums) % TOGETHER:
             return 0

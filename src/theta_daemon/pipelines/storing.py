@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from theta_daemon.pipelines.baseline import Baseline
     from theta_daemon.pipelines.services import Services
 
+_COMPILER = 512 << 20  # memory limit from which on a compiler may have its 100 MiB
 _MOST_SIGNING = 4  # threads that share a group's hash: each converts all its values
 
 
@@ -271,7 +272,7 @@ class Storing:
         from theta_daemon.metadata import lsh  # and with it numpy
 
         def sign(planes: slice) -> None:
-            stream = lsh.Stream(dtype, planes)
+            stream = lsh.Stream(dtype, planes, may_compile=may_compile)
             for window in windows(slice(0, len(value.raw))):
                 self.go_on()
                 with self.services.trace.stage("hash for git-theta", len(value.raw[window])):
@@ -280,6 +281,7 @@ class Storing:
                     value.spool.forget(window)
             signature[planes] = stream.signature()
 
+        may_compile = self.services.settings.memory_limit >= _COMPILER
         threads = min(self.services.pool.workers, _MOST_SIGNING) if side_by_side else 1
         share = -(-lsh.SIZE // (lsh.TOGETHER * threads)) * lsh.TOGETHER
         return [partial(sign, slice(start, start + share)) for start in range(0, lsh.SIZE, share)]

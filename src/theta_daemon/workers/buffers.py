@@ -11,6 +11,7 @@ import mmap
 import threading
 
 _ROUND = 1 << 16
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory, the default, costs half as much again
 
 
 class Buffers:
@@ -35,7 +36,7 @@ class Buffers:
                 self._kept -= len(buffer)
                 return memoryview(buffer)[:size]
         try:
-            return memoryview(mmap.mmap(-1, max(-(-size // _ROUND), 1) * _ROUND))[:size]
+            return memoryview(mmap.mmap(-1, max(-(-size // _ROUND), 1) * _ROUND, flags=_PRIVATE))[:size]
         except OSError as error:
             raise MemoryError from error  # ENOMEM
 
