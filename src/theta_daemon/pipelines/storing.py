@@ -78,6 +78,10 @@ class Batch:
         self.future: Future[dict[int, Stored]] = Future()
         self.future.set_running_or_notify_cancel()
 
+    def __len__(self) -> int:
+        """Return the number of groups that are left."""
+        return len(self._left)
+
     def add(self, held: Bytes, members: Sequence[Member]) -> None:
         """Add a group, whose bytes are `held` in the order in which the file has them, and the views within it."""
         for member in members:
@@ -189,6 +193,11 @@ class Storing:
         if self._baseline.compatible:
             remember(self.services, entry, digest)
         return Stored(entry, digest)
+
+    @property
+    def hashes_for_git_theta(self) -> bool:
+        """Whether new groups get git-theta's hash, which takes longer than all else."""
+        return self._baseline.compatible
 
     def is_new(self, member: Member) -> bool:
         """Whether a group must be encoded whatever its value is, and for nothing else but its bytes in this order."""

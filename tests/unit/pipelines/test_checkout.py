@@ -107,6 +107,11 @@ class Waiting:
                     written[path] = content
         return written, failed
 
+    def rest_of(self, files: Mapping[bytes, bytes]) -> tuple[dict[bytes, bytes], dict[bytes, Exception]]:
+        """Delay these files, and have the rest."""
+        self.delay(files)
+        return self.rest()
+
     def assert_nothing_is_held(self) -> None:
         pool = self.services.pool  # what was given up while it was being made is given back when it is made
         idle = threading.Barrier(pool.workers + 1)
@@ -127,6 +132,12 @@ def take(pieces: Iterable[bytes | memoryview], got: bytearray) -> None:
     """Add all pieces to `got`, as far as they come."""
     for piece in pieces:
         got += piece
+
+
+@pytest.fixture(autouse=True, params=[0, load._HANDED_OVER], ids=["by workers", "as it is"])
+def _whoever_loads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have groups loaded by the workers, small as they are here, and as it is done: by the thread that asks."""
+    monkeypatch.setattr(load, "_HANDED_OVER", request.param)
 
 
 @pytest.fixture
@@ -706,3 +717,17 @@ def assert_answer(waiting: Waiting, path: bytes, metadata: bytes, expected: byte
             waiting.retry(path, metadata)
     else:
         assert waiting.retry(path, metadata) == expected
+
+
+def test_an_interrupt_is_no_file_s_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """... where the asking thread loads the groups: it ends the command, now."""
+    metadata = cleaned(bench, THREE)
+    waiting = Waiting(bench.services)
+
+    def interrupted(*_: object) -> tuple[memoryview, DensePayload]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(load, "open_value", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            waiting.rest_of(metadata)

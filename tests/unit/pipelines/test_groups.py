@@ -76,6 +76,10 @@ class Reading:
 
 @pytest.fixture
 def submitted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    return submissions(bench, monkeypatch)
+
+
+def submissions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Return what the workers are given, from now on."""
     given: list[object] = []
     submit = bench.services.pool.submit
@@ -90,10 +94,24 @@ def submitted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 def test_small_groups_are_handed_over_together(bench: Bench, submitted: list[object]) -> None:
     reading = Reading(bench)
+    for number in range(40):
+        reading.read(300_000 + number)
+    reading.assert_stored()
+    assert len(submitted) == 7  # 12 MB in batches of six
+
+
+@pytest.mark.parametrize("compatible", ["false", "true"])
+def test_very_small_groups_are_not_handed_over(
+    tmp_path: Path, compatible: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench.at(tmp_path, memory_limit=64 * MIB, compatible=compatible)
+    submitted = submissions(bench, monkeypatch)
+    reading = Reading(bench)
     for number in range(1000):
         reading.read(10_000 + number)
     reading.assert_stored()
-    assert len(submitted) == 6  # 10.5 MB in batches of 2 MiB
+    assert len(submitted) == (6 if compatible == "true" else 0)  # 10.5 MB in batches of 2 MiB; git-theta's hash takes long
+    bench.close()
 
 
 def test_sizes_of_all_kinds(bench: Bench) -> None:
