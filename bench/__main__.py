@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -42,6 +43,7 @@ def main() -> int:
         print(
             f"note: this machine is busy (load {load:.1f} on {cores} cores); the spread below shows how much it matters"
         )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the scratch folder goes
     moment, started = time.gmtime(), time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="theta-bench-", dir=options.scratch or _scratch()))
     try:

@@ -10,10 +10,11 @@ import torch
 
 from bench.data import MB, DataSet
 
-OURS, COMPATIBLE, FLOOR, LFS, PEER, SHA256 = (
+OURS, COMPATIBLE, FLOOR, SPLICED, LFS, PEER, SHA256 = (
     "theta-daemon",
     "theta-daemon, compatible",
     "floor",
+    "floor, spliced",
     "git-lfs",
     "git-theta 0.2.0",
     "sha256",
@@ -95,6 +96,7 @@ GROUPS = (START, *(_torch_files(1, groups, 256 * MB, f"{groups} groups") for gro
 def _targets(checkout: float, checkout_aim: float) -> tuple[Target, ...]:
     return (
         Target(CHECKOUT, OURS, FLOOR, checkout, checkout_aim),
+        Target(CHECKOUT, OURS, SPLICED),
         Target(CHECKOUT, OURS, LFS, 1.0),
         Target(ADD, OURS, LFS, 0.40, 0.25),
         Target(ADD, COMPATIBLE, LFS, 1.0, 0.6),
@@ -104,7 +106,7 @@ def _targets(checkout: float, checkout_aim: float) -> tuple[Target, ...]:
 
 
 _ALL_STEPS = (ADD, CHECKOUT, AGAIN, STATUS)
-_ALL = (OURS, COMPATIBLE, FLOOR, LFS, SHA256)
+_ALL = (OURS, COMPATIBLE, FLOOR, SPLICED, LFS, SHA256)
 _GROWTH = tuple(
     Target(step, who, must=1.3 if who == OURS else None, kind="growth")
     for step in (ADD, CHECKOUT)
@@ -117,7 +119,7 @@ CASES = (
         (TORCH_57,),
         _ALL_STEPS,
         (*_ALL, PEER),
-        runs=5,
+        runs=7,
         targets=(
             *_targets(checkout=1.6, checkout_aim=1.25),
             Target(ADD, OURS, PEER, 1 / 30, 1 / 60),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.cases import ADD, AGAIN, CHECKOUT, COMPATIBLE, FLOOR, LFS, PEER, STATUS, VARIANTS
+from bench.cases import ADD, AGAIN, CHECKOUT, COMPATIBLE, FLOOR, LFS, PEER, SPLICED, STATUS, VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY_STEP = frozenset({ADD, CHECKOUT, AGAIN, STATUS})
@@ -55,6 +55,13 @@ def contenders(tools: Path) -> dict[str, Contender]:
             for name, configuration in VARIANTS.items()
         ),
         Contender(FLOOR, "floor", f"{tools / 'floor'} {{originals}}", {}),
+        Contender(
+            SPLICED,
+            "floor",
+            f"{tools / 'floor'} --splice {{originals}}",
+            {},
+            steps=frozenset({ADD, CHECKOUT}),  # an add is the floor's
+        ),
         Contender(
             LFS,
             "lfs",

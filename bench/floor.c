@@ -1,12 +1,13 @@
 /*
  * The floor: a filter.process that does nothing. What a checkout or an add costs with it is the cost of git's own
- * pipe; no real filter can be faster.
+ * pipe; a filter that computes what it writes is hardly faster.
  *
- *     floor FOLDER
+ *     floor [--splice] FOLDER
  *
  * Clean reads the content and answers a constant. Smudge answers with the bytes of FOLDER/<pathname>, which lie in
  * the page cache. Protocol: git's gitattributes(5), "Long Running Filter Process", version 2, without delay.
- * Widened pipes, big reads, scatter writes. Any surprise ends the program: this is a measuring stick, not a tool.
+ * Widened pipes, big reads, scatter writes. With --splice the pages of the files become the pipe's, without a copy,
+ * which only bytes that lie on the disk as git wants them can. Any surprise ends the program: this is a measuring stick, not a tool.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -125,7 +126,28 @@ static void say_content(const char *data, size_t size)
 	}
 }
 
-static void smudge(const char *path)
+/* The same from an open file, whose pages the pipe takes as they are. */
+static void splice_content(int fd, size_t size)
+{
+	loff_t at = 0;
+
+	while (size) {
+		char head[5];
+		size_t length = size < PAYLOAD_MAX ? size : PAYLOAD_MAX;
+
+		snprintf(head, sizeof(head), "%04zx", length + 4);
+		say(head);
+		size -= length;
+		while (length) {
+			ssize_t n = splice(fd, &at, 1, NULL, length, SPLICE_F_MORE);
+			if (n <= 0)
+				fail("splice");
+			length -= n;
+		}
+	}
+}
+
+static void smudge(const char *path, int spliced)
 {
 	struct stat status;
 	char *data;
@@ -134,7 +156,9 @@ static void smudge(const char *path)
 	if (fd < 0 || fstat(fd, &status) < 0)
 		fail(path);
 	say("0013status=success\n0000");
-	if (status.st_size) {
+	if (spliced) {
+		splice_content(fd, status.st_size);
+	} else if (status.st_size) {
 		data = mmap(NULL, status.st_size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
 		if (data == MAP_FAILED)
 			fail("mmap");
@@ -162,12 +186,13 @@ int main(int argc, char **argv)
 	size_t folder;
 	long length;
 	char *payload;
+	int spliced = argc == 3 && !strcmp(argv[1], "--splice");
 
-	if (argc != 2 || strlen(argv[1]) > 4000) {
-		fprintf(stderr, "usage: floor FOLDER\n");
+	if (argc != 2 + spliced || strlen(argv[1 + spliced]) > 4000) {
+		fprintf(stderr, "usage: floor [--splice] FOLDER\n");
 		return 2;
 	}
-	folder = snprintf(path, sizeof(path), "%s/", argv[1]);
+	folder = snprintf(path, sizeof(path), "%s/", argv[1 + spliced]);
 	fcntl(0, F_SETPIPE_SZ, PIPE_SIZE);
 	fcntl(1, F_SETPIPE_SZ, PIPE_SIZE);
 
@@ -193,7 +218,7 @@ int main(int argc, char **argv)
 			return 0;
 		skip_to_flush();
 		if (is_smudge)
-			smudge(path);
+			smudge(path, spliced);
 		else
 			say("0013status=success\n0000000dconstant\n00000000");
 	}

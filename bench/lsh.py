@@ -1,8 +1,9 @@
-"""`python -m bench.lsh`: git-theta's hash of a tensor, computed by it (numba) and by us (numpy), per value.
+"""`python -m bench.lsh`: git-theta's hash of a tensor, computed by it and by us (with numpy alone and with numba).
 
 Both are warm: git-theta compiles its loop anew in every process and draws its random numbers anew for every tensor,
 none of which is counted here. It splits one tensor over its threads. So does "ours, shared", each thread with some of
-the 16 integers; "ours" hashes one tensor a thread, and a value's time is the wall time over all values of all threads.
+the 16 integers; "numpy" and "numba" are ours with one tensor a thread, and a value's time is the wall time over all
+values of all threads.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from bench.contenders import PEER_BIN
 from theta_daemon.metadata import lsh
+from theta_daemon.metadata.compiled import WORTHWHILE
 
 COUNTS = (768, 65_536, 4_194_304)
 ROUNDS = 7
@@ -73,7 +75,7 @@ class Peer:
         return float(seconds), tuple(map(int, signature))
 
 
-def ours(threads: int, *, shared: bool) -> Hash:
+def ours(threads: int, *, shared: bool = False, may_compile: bool = True) -> Hash:
     """Return our hash of a tensor in each of `threads`, or of one `shared` by them, as a function like a Peer."""
     parts = [slice(lsh.SIZE * at // threads, lsh.SIZE * (at + 1) // threads) for at in range(threads)]
     planes = parts if shared else [lsh.ALL] * threads
@@ -83,9 +85,14 @@ def ours(threads: int, *, shared: bool) -> Hash:
         raw = values.tobytes()
         signature = lsh.signature(raw, "float32")
 
+        def hash_some(part: slice) -> None:
+            stream = lsh.Stream("float32", part, may_compile=may_compile)
+            stream.update(raw)
+            stream.signature()
+
         def hash_all(part: slice) -> None:
             for _ in range(calls):
-                lsh.signature(raw, "float32", part)
+                hash_some(part)
 
         workers = [threading.Thread(target=hash_all, args=(part,)) for part in planes]
         start = time.perf_counter()
@@ -104,16 +111,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.lsh", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer values and rounds")
     options = parser.parse_args()
+    lsh.signature(bytes(4 * WORTHWHILE), "float32")  # numba, where it is installed, is ready then
     rounds, values = (3, VALUES // 4) if options.quick else (ROUNDS, VALUES)
     if not (PEER_BIN / "git-theta").exists():
         raise SystemExit("bench: git-theta 0.2.0 is not installed: scripts/setup git-theta .venv-git-theta")
 
     both = min(len(os.sched_getaffinity(0)), lsh.SIZE)
     print(f"\nlocality-sensitive hash of float32, ns a value (best of {rounds} rounds)\n")
-    print(f"{'values':>10}  {'threads':>7}  {'git-theta':>9}  {'ours':>6}  {'ratio':>5}  {'ours, shared':>12}")
+    print(f"{'values':>10}  {'threads':>7}  {'git-theta':>9}  {'numpy':>6}  {'numba':>6}  {'ratio':>5}  {'shared':>7}")
     for threads in sorted({1, both}):
         with Peer(threads) as theirs:
-            contenders: list[Hash] = [theirs, ours(threads, shared=False), ours(threads, shared=True)]
+            contenders: list[Hash] = [
+                theirs,
+                ours(threads, may_compile=False),
+                ours(threads),
+                ours(threads, shared=True),
+            ]
             for count in COUNTS:
                 calls = max(1, values // count)
                 times: list[tuple[float, ...]] = []
@@ -122,8 +135,10 @@ def main() -> None:
                     if len({signature for _, signature in results}) > 1:
                         raise SystemExit(f"bench: the signatures of {count} values differ")
                     times.append(tuple(seconds for seconds, _ in results))
-                them, us, shared = (min(column) * 1e9 / (calls * count) for column in zip(*times, strict=True))
-                print(f"{count:>10}  {threads:>7}  {them:>9.1f}  {us:>6.1f}  {them / us:>5.2f}  {shared:>12.1f}")
+                them, plain, us, shared = (min(column) * 1e9 / (calls * count) for column in zip(*times, strict=True))
+                print(
+                    f"{count:>10}  {threads:>7}  {them:>9.1f}  {plain:>6.1f}  {us:>6.1f}  {them / us:>5.2f}  {shared:>7.1f}"
+                )
 
 
 if __name__ == "__main__":

@@ -44,10 +44,12 @@ def both(worktrees: list[Repository], directory: Path, *command: str) -> None:
     gate.unlink(missing_ok=True)
     os.mkfifo(gate)
 
+    # Beforehand: a program that is being written cannot be run by a child of the other thread, which has it open too.
+    harms = [Harm(worktree, directory / f"harm-{number}") for number, worktree in enumerate(worktrees)]
+
     def run(number: int) -> None:
         side = ("os.O_RDONLY", "os.O_WRONLY")[number]  # each waits for the other
-        harm = Harm(worktrees[number], directory / f"harm-{number}")
-        done = harm.run(*command, do=f"real_open({str(gate)!r}, {side})", moment=AT_THE_FIRST_NAME)
+        done = harms[number].run(*command, do=f"real_open({str(gate)!r}, {side})", moment=AT_THE_FIRST_NAME)
         assert (done.returncode, done.stderr) == (0, b"")
 
     with ThreadPoolExecutor(2) as threads:
