@@ -136,8 +136,8 @@ def main() -> None:
                         raise SystemExit(f"bench: the signatures of {count} values differ")
                     times.append(tuple(seconds for seconds, _ in results))
                 them, plain, us, shared = (min(column) * 1e9 / (calls * count) for column in zip(*times, strict=True))
-                ratio = them / us
-                print(f"{count:>10}  {threads:>7}  {them:>9.1f}  {plain:>6.1f}  {us:>6.1f}  {ratio:>5.2f}  {shared:>7.1f}")
+                numbers = f"{them:>9.1f}  {plain:>6.1f}  {us:>6.1f}  {them / us:>5.2f}  {shared:>7.1f}"
+                print(f"{count:>10}  {threads:>7}  {numbers}")
 
 
 if __name__ == "__main__":
