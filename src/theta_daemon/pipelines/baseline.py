@@ -84,6 +84,12 @@ class Baseline:
         entries = (earlier.metadata.entries.get(name) for earlier in self._all())
         return any(entry is not None and (entry.dtype, entry.shape) == (dtype, shape) for entry in entries)
 
+    def may_find_at_once(self, name: Name, dtype: str, shape: tuple[int, ...]) -> bool:
+        """Whether `find` may return an entry without reading its object."""
+        latest = self._at(0)
+        entry = None if latest is None else latest.metadata.entries.get(name)
+        return entry is not None and entry.digest is not None and (entry.dtype, entry.shape) == (dtype, shape)
+
     def whole(self, groups: Mapping[Name, tuple[str, tuple[int, ...], str]], file: FileEntry) -> Earlier | None:
         """Return the first earlier metadata whose whole file is this one.
 

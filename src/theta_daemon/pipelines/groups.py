@@ -22,7 +22,7 @@ from theta_daemon import dtypes
 from theta_daemon.errors import CheckpointError
 from theta_daemon.metadata.digest import Digest
 from theta_daemon.pipelines.spool import Spool
-from theta_daemon.pipelines.storing import Batch, Bytes, Encoding, Member, Storing
+from theta_daemon.pipelines.storing import Batch, Bytes, Encoding, Member, Stored, Storing
 from theta_daemon.pipelines.streaming import Streaming
 from theta_daemon.pipelines.value import parameter_name
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Name
     from theta_daemon.pipelines.baseline import Baseline
     from theta_daemon.pipelines.services import Services
-    from theta_daemon.pipelines.storing import Stored
 
 _LARGE = 4 << 20  # bytes from which on a group is worth more than one piece of work
 _PIECE = 2 << 20  # bytes that are hashed and spooled at a time
@@ -43,6 +42,9 @@ _STEP = 1 << 20  # bytes read and checksummed at a time: they stay in the proces
 _BATCH = 2 << 20  # bytes of small groups that are handed over together
 _BUDGET_SHARE = 4  # a group may hold this fraction of the budget in memory; it and its encoded form fit then
 _HANDED_OVER = 256 << 10  # bytes that a group of a batch must have, on average, to be worth another thread
+# Workers up to which the reading thread itself hashes what may be unchanged: git is busy too, and the bytes are in this
+# core's cache (measured on two cores: `git status` takes 10 % less).
+_MOST_COMPARED = 2
 _AHEAD = 2  # buffers for each worker: one in work, one that waits; more would only be cold memory
 _MOST_SPOOLED = 2  # groups at a time: one is read while the other is stored, and the disk holds no third
 
@@ -54,6 +56,8 @@ class GroupStore:
         self._services = services
         self._in_memory = services.settings.memory_limit // _BUDGET_SHARE
         self._storing = Storing(services, baseline, self._in_memory)
+        self._compares = services.pool.workers <= _MOST_COMPARED
+        self._unchanged: dict[int, Stored] = {}
         self._open: _Buffer | None = None  # takes more groups
         self._futures: list[Future[dict[int, Stored]]] = []
         self._may_buffer = threading.Semaphore(_AHEAD * services.pool.workers + 1)
@@ -91,7 +95,7 @@ class GroupStore:
     def results(self) -> dict[int, Stored]:
         """Wait for every group; raises the first failure, in file order."""
         self._hand_over()
-        stored: dict[int, Stored] = {}
+        stored = self._unchanged
         with self._services.trace.stage("wait for the workers"):
             for future in self._futures:
                 stored |= future.result()
@@ -119,7 +123,14 @@ class GroupStore:
                 piece = target[start : start + _STEP]
                 source.readinto(piece)
                 seen(piece)
-        buffer.batch.add(Bytes(target), members)
+        held: Bytes | Stored = Bytes(target)
+        if self._compares and len(members) == 1:
+            held = self._storing.compare(target, members[0])
+        if isinstance(held, Stored):
+            self._unchanged[members[0].index] = held
+            buffer.put_back(size)
+            return
+        buffer.batch.add(held, members)
         if not buffer.room:
             self._hand_over()
 
@@ -196,7 +207,7 @@ class GroupStore:
     def _hand_over(self) -> None:
         if self._open is not None:
             buffer, self._open = self._open, None
-            if buffer.used >= _HANDED_OVER * len(buffer.batch) or self._storing.hashes_for_git_theta:
+            if buffer.used > _HANDED_OVER * len(buffer.batch) or self._storing.hashes_for_git_theta:
                 self._services.pool.submit(buffer.batch.run)
             else:
                 buffer.batch.run()
@@ -215,6 +226,10 @@ class _Buffer:
         self._memory = services.buffers.take(size)
         self.room = size
         self.batch = Batch(storing, self.release)
+
+    def put_back(self, size: int) -> None:
+        """Take back the room of the group that was taken last."""
+        self.room += size
 
     @property
     def used(self) -> int:

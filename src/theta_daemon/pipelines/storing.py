@@ -199,6 +199,17 @@ class Storing:
         """Whether new groups get git-theta's hash, which takes longer than all else."""
         return self._baseline.compatible
 
+    def compare(self, raw: memoryview, member: Member) -> Stored | Bytes:
+        """Return what the record holds, where that is the group with these bytes; else the bytes, to be stored.
+
+        Only worth it where the record has another value of the group, or this one.
+        """
+        tensor = member.tensor
+        if tensor.axes is not None or not self._baseline.may_find_at_once(member.name, tensor.dtype, tensor.shape):
+            return Bytes(raw)
+        digest, known, is_there = self._compared(Bytes(raw), member)
+        return Stored(known, digest) if known is not None and is_there else Bytes(raw, digest=digest)
+
     def is_new(self, member: Member) -> bool:
         """Whether a group must be encoded whatever its value is, and for nothing else but its bytes in this order."""
         tensor = member.tensor
@@ -223,12 +234,8 @@ class Storing:
     def _store(self, value: Bytes, member: Member) -> Stored | Future[Stored]:
         """Store a group, whose bytes `value` are in logical order."""
         tensor = member.tensor
-        trace = self.services.trace
-        with trace.stage("digest", len(value.raw)):
-            digest = value.digest or digest_of(value.raw)
-        with trace.stage("compare with the record"):
-            known = self._baseline.find(member.name, tensor.dtype, tensor.shape, digest)
-        if known is not None and self.services.store.contains(known.oid, known.size):
+        digest, known, is_there = self._compared(value, member)
+        if known is not None and is_there:
             return Stored(known, digest)
         # Unknown, or known but gone from the stores: that is healed where the object comes out the same.
         plan = payloads.chunk_plan(tensor.dtype, tensor.shape, self.services.codec)
@@ -246,6 +253,15 @@ class Storing:
         for part in parts:
             part()
         return write()
+
+    def _compared(self, value: Bytes, member: Member) -> tuple[str, Entry | None, bool]:
+        """Return the digest of a group, the record's entry for it, if any, and whether the store has that."""
+        tensor, trace = member.tensor, self.services.trace
+        with trace.stage("digest", len(value.raw)):
+            digest = value.digest or digest_of(value.raw)
+        with trace.stage("compare with the record"):
+            known = self._baseline.find(member.name, tensor.dtype, tensor.shape, digest)
+        return digest, known, known is not None and self.services.store.contains(known.oid, known.size)
 
     def _encoding(
         self, value: Bytes, plan: payloads.ChunkPlan

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tests.support import models
 from tests.support.pipelines import Bench
 from theta_daemon.errors import RepositoryError, TruncatedError
 from theta_daemon.formats.parts import Tensor, Window
@@ -168,3 +171,45 @@ def test_what_is_not_wanted_is_not_started(bench: Bench) -> None:
     reading.groups.close()
     reading.assert_nothing_is_held()
     assert not bench.services.settings.lfs_objects.exists()
+
+
+def several(changed: int = -1) -> bytes:
+    """Return a checkpoint of groups that are worth handing over, one of them perhaps changed."""
+    return models.safetensors_bytes(
+        {f"group{at}": torch.full((100_000,), at + 0.5 * (at == changed)) for at in range(12)}
+    )
+
+
+def cleaned(directory: Path) -> bytes:
+    bench = Bench.at(directory)
+    metadata = bench.clean(several())
+    bench.close()
+    return metadata
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_with_few_workers_the_reader_compares(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cleaned(tmp_path)
+    bench = Bench.at(tmp_path, workers=workers)
+    bench.record.contents.append(before)
+    submitted = submissions(bench, monkeypatch)
+    assert bench.clean(several()) == before
+    batches = len(submitted) - 1  # what reads the record
+    assert batches == (3 if workers == 3 else 0)  # 4.8 MB in batches of five
+    after = bench.clean(several(changed=7))
+    assert after != before
+    assert bench.smudge(after) == several(changed=7)
+    assert bench.smudge(before) == several()
+    bench.close()
+
+
+def test_an_unchanged_group_whose_object_is_gone_is_stored_again(tmp_path: Path) -> None:
+    before = cleaned(tmp_path)
+    bench = Bench.at(tmp_path, workers=2)
+    bench.record.contents.append(before)
+    settings = bench.services.settings
+    for place in (settings.lfs_objects, settings.theta_dir / "objects"):
+        shutil.rmtree(place)
+    assert bench.clean(several()) == before
+    assert bench.smudge(before) == several()
+    bench.close()
