@@ -140,7 +140,9 @@ class Source:
         return self._tail
 
     def close(self) -> None:
-        """Release the temporary file, if there is one; nothing can be read afterwards."""
+        """Release the memory, and the temporary file, if there is one; nothing can be read afterwards."""
+        self._buffer = bytearray()  # up to 1 MiB, and whoever holds this may be garbage for long before it is collected
+        self._start = self._end = 0
         if self._file is not None:
             self._file.close()
 

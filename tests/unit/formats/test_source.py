@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -237,3 +238,19 @@ def test_an_error_of_the_stream_is_not_blamed_on_the_disk(tmp_path: Path) -> Non
 
     with closing(Source(Broken(), tmp_path)) as source, pytest.raises(OSError, match="pipe"):
         source.spool()
+
+
+def test_a_closed_source_holds_no_memory() -> None:
+    """It may stay in a cycle until the garbage collector comes by, and there are thousands of them in a large add."""
+    tracemalloc.start()
+    try:
+        closed = []
+        for _ in range(20):
+            source = Source(io.BytesIO(DATA))
+            source.peek(PEEK_LIMIT)
+            source.close()
+            closed.append(source._fill)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1 << 20
