@@ -106,13 +106,15 @@ def _main(argv: list[str], make_handlers: Callable[[str], Handlers], reporter: R
 def run(make_handlers: Callable[[str], Handlers] | None = None) -> NoReturn:
     """Be the process: `main`, then the end."""
     gc.set_threshold(_COLLECT_AFTER)
+    code: object = 128 + signal.SIGINT
     try:
-        code: object = main(sys.argv[1:], make_handlers)
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
-    except SystemExit as ended:
-        code = ended.code
-    signal.signal(signal.SIGINT, _ignore)  # all that it could ask for is done
+        try:
+            code = main(sys.argv[1:], make_handlers)
+        except SystemExit as ended:
+            code = ended.code
+        signal.signal(signal.SIGINT, _ignore)  # all that it could ask for is done
+    except KeyboardInterrupt:  # in `main`, or behind it, where it comes too late to change anything
+        signal.signal(signal.SIGINT, _ignore)
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # closed from the start, or by now
             stream.flush()

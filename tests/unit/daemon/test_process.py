@@ -500,3 +500,26 @@ def test_P5_each_start_is_independent() -> None:
             git.process.kill()
             with pytest.raises((ProtocolError, BrokenPipeError)):
                 git.ask(clean(b"a"), b"content")
+
+
+LATE = """
+import signal
+from theta_daemon.daemon import entry
+
+real = signal.signal
+
+def late(number, handler):
+    if handler is entry._ignore:
+        signal.signal = real
+        entry._interrupt(number, None)
+    return real(number, handler)
+
+signal.signal = late
+entry.main = lambda *_: 7
+entry.run()
+"""
+
+
+def test_an_interrupt_behind_the_last_answer_changes_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (7, b"")
