@@ -58,10 +58,15 @@ class Compiled:
         if self._add is None:
             self._values += values  # threads may lose some of each other's: it is no exact number
             if self._values >= self._worthwhile and self._making.acquire(blocking=False):  # never released: one try
-                add = _compile()
-                if add is not None and self._is_right(add):
-                    self._add = add
+                self._add = self._made()
         return self._add
+
+    def _made(self) -> Add | None:
+        add = _compile()
+        try:
+            return add if add is not None and self._is_right(add) else None
+        except Exception:  # noqa: BLE001 - a loop that cannot be called here fails no file: numpy goes on
+            return None
 
 
 def _compile() -> Add | None:

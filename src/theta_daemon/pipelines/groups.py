@@ -1,6 +1,6 @@
 """Parameter groups on their way from git's pipe to the workers.
 
-The reading thread does nothing but read and checksum: it fills one buffer after the other, and hands each to the
+The reading thread mostly reads and checksums: it fills one buffer after the other, and hands each to the
 workers (`storing.py`) while the next fills. Every hand-over has its price, so small groups share a buffer and a
 hand-over. Groups that are smaller still are stored by the reading thread: a new object is a dozen system calls, and
 threads that make nothing but those fight for Python's lock (measured: 7400 groups of 35 KB took 3.5 s with two workers,

@@ -49,6 +49,16 @@ def test_what_is_wrong_once_is_never_used(made: list[Add]) -> None:
     assert len(made) == 1
 
 
+def test_what_cannot_be_called_is_never_used(made: list[Add]) -> None:
+    def is_right(_: Add) -> bool:
+        raise TypeError("No matching definition")
+
+    loop = Compiled(is_right, worthwhile=1)
+    assert loop.get(10) is None
+    assert loop.get(10) is None
+    assert len(made) == 1
+
+
 def test_nobody_waits_for_the_compiler(made: list[Add]) -> None:
     asked, answer = threading.Event(), threading.Event()
 
