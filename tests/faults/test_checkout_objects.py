@@ -321,6 +321,22 @@ def test_a_large_group_changes_while_it_is_written(stored: Stored, large: Large)
     assert large.oid in said
 
 
+@pytest.mark.parametrize("name", ["as-it-lies", "large-as-it-lies"])
+def test_a_group_that_is_used_where_it_lies_changes_while_it_is_written(stored: Stored, name: str) -> None:
+    """The pipe takes the end of it after somebody wrote to the object; git must not take that for the file."""
+    path = name.encode()
+    oid = stored.oid(path)
+    file = stored.repository.path / ".git" / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    with Delayed(stored.repository) as git:
+        _, final = in_the_middle(git, stored.metadata[path], partial(change_the_end_in_place, file))
+        assert final.outcome is Outcome.ERROR
+        code, said = git.end()
+    assert code == 0
+    assert said.count("\n") == 1
+    assert said.startswith("theta-daemon: error: model: ")
+    assert oid in said
+
+
 def test_a_large_group_is_cut_off_while_it_is_written(stored: Stored, large: Large) -> None:
     """Memory that is mapped to a file which somebody truncates is gone: the process ends, and git with it."""
     with Delayed(stored.repository) as git:

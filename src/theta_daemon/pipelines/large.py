@@ -93,6 +93,8 @@ class Large:
             if each.digest != digest:
                 raise CorruptObject(f"object {self._entry.oid} changes while it is read", hint="run the command again")
             yield each.view
+            if window.raw is not None:
+                self._services.store.require_unchanged(window.raw)
             _forget(stored, window)
 
     def _decoded_aside(self, stored: memoryview, payload: DensePayload, *, in_order: bool) -> Iterator[memoryview]:
@@ -112,8 +114,8 @@ class Large:
         """Decode front to back into `scratch`; return the digest."""
         windows, whole, at = _windows(payload), Digest(), 0
         for window, each in zip(windows, self._through(windows), strict=True):
-            whole.update(each.view)
             scratch.view[at : at + window.size] = each.view
+            whole.update(scratch.view[at : at + window.size])
             scratch.forget(at, at + window.size)
             _forget(stored, window)
             at += window.size

@@ -251,6 +251,7 @@ class _Load:
             if view is not logical:
                 release()
                 release = _nothing
+                self._services.store.require_unchanged(logical)
         self._values.append([view])
         if release is not _nothing:
             self._releases.append(release)

@@ -75,9 +75,9 @@ def skeleton(services: Services, path: bytes, metadata: Metadata, *, quiet: bool
 
 
 def _verified(services: Services, ref: ObjectRef) -> bytes:
-    stored = services.store.open(ref)
-    services.store.verify(ref, stored)
-    return bytes(stored)
+    data = bytes(services.store.open(ref))  # ours, before it is verified: a mapped object may change
+    services.store.verify(ref, memoryview(data))
+    return data
 
 
 def canonical(services: Services, path: bytes, metadata: Metadata, form: str | None = None) -> Skeleton:

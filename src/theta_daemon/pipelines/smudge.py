@@ -132,22 +132,28 @@ def write(services: Services, plan: Plan, stream: Stream[Loaded]) -> Iterator[Pi
         if file is None or made:
             return memoryview(made[index])
         ref = file.opaque[index]
-        view = services.store.open(ref)
+        view = memoryview(bytes(services.store.open(ref)))  # ours, before it is verified: a mapped object may change
         services.store.verify(ref, view)
         return view
 
     try:
         yield from emit(plan.skeleton.layout, group, opaque)
+        next(values, None)  # is through with the last one
     finally:
         stream.close()
 
 
 def _values(services: Services, stream: Stream[Loaded]) -> Iterator[Iterable[memoryview]]:
-    while True:
+    while not stream.is_done:
         with services.trace.stage("wait for values"):
             loaded = stream.next()
         for value in loaded.values:
-            yield value.pieces() if isinstance(value, Large) else value
+            if isinstance(value, Large):
+                yield value.pieces()
+                continue
+            yield value
+            for view in value:
+                services.store.require_unchanged(view)
 
 
 def _head(source: Source) -> bytes:

@@ -354,6 +354,47 @@ def test_a_view_outlives_its_file(store: ObjectStore) -> None:
     assert view == data
 
 
+@pytest.mark.parametrize("name", ["lfs", "theta"])
+@pytest.mark.parametrize("other_gone", [False, True])
+def test_a_mapped_object_that_somebody_writes_to(store: ObjectStore, name: str, other_gone: bool) -> None:
+    data = bytes(objects.MAPPED_FROM)
+    ref = store.write([data])
+    both = {"lfs": place(store.lfs_objects, ref), "theta": place(store.theta_objects, ref)}
+    os.utime(both[name], ns=(1, 1))  # long before now
+    view = store.open(ref)
+    store.require_unchanged(view)
+    if other_gone:
+        both["theta" if name == "lfs" else "lfs"].unlink()
+    both[name].chmod(0o600)
+    with both[name].open("r+b") as file:
+        file.write(b"x")
+    with pytest.raises(CorruptObject, match=ref.oid):
+        store.require_unchanged(view[100:])
+
+
+def test_a_mapped_object_that_is_replaced_did_not_change(store: ObjectStore) -> None:
+    data = bytes(objects.MAPPED_FROM)
+    ref = store.write([data])
+    view = store.open(ref)
+    for directory in (store.lfs_objects, store.theta_objects):
+        file = place(directory, ref)
+        other = file.with_suffix(".other")
+        other.write_bytes(b"x" * len(data))
+        other.rename(file)
+    store.require_unchanged(view)
+    assert view == data
+
+
+def test_a_small_object_is_ours_once_it_is_read(store: ObjectStore) -> None:
+    ref = store.write([b"small"])
+    view = store.open(ref)
+    file = place(store.lfs_objects, ref)
+    file.chmod(0o600)
+    file.write_bytes(b"other")
+    store.require_unchanged(view)
+    assert view == b"small"
+
+
 def test_many_threads_write_the_same_objects(store: ObjectStore) -> None:
     contents = [b"%d" % number * 100 for number in range(20)]
     start = threading.Barrier(6)
