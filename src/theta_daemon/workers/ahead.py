@@ -13,7 +13,7 @@ One thread asks; the work itself may run anywhere.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from concurrent.futures import wait as wait_all
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -47,12 +47,13 @@ class ReadAhead(Generic[T]):
         self._drop = drop
         self._used = 0
         self._jobs = 0
-        self._streams: deque[Stream[T]] = deque()
+        self._streams: OrderedDict[Stream[T], None] = OrderedDict()
+        self._unstarted: OrderedDict[Stream[T], None] = OrderedDict()  # those with a job to start, in the same order
 
     def stream(self, jobs: Iterable[Job[T]]) -> Stream[T]:
         """Return a new stream, behind all others; what fits of it is started at once."""
         stream = Stream(self, jobs)
-        self._streams.append(stream)
+        self._streams[stream] = self._unstarted[stream] = None
         try:
             self.go_on()
         except BaseException:
@@ -62,26 +63,32 @@ class ReadAhead(Generic[T]):
 
     def go_on(self) -> None:
         """Start whatever fits into the window."""
-        for stream in self._streams:
+        while self._unstarted:
+            stream = next(iter(self._unstarted))
             if not stream._start_what_fits():
                 return
+            self._unstarted.pop(stream, None)
 
     def arrange(self, streams: Sequence[Stream[T]]) -> None:
         """Put these streams before all others, in this order."""
         for stream in reversed(streams):
-            self._streams.remove(stream)
-            self._streams.appendleft(stream)
+            self._streams.move_to_end(stream, last=False)
+        self._look_again()
 
     def give_up(self, but: Stream[T] | None = None) -> None:
         """Drop every result that nobody has taken yet, but those of `but`; they are made again when asked for."""
         for stream in self._streams:
             if stream is not but:
                 stream._give_up()
+        self._look_again()
 
     def close(self) -> None:
         """Give everything back."""
         for stream in list(self._streams):
             stream.close()
+
+    def _look_again(self) -> None:
+        self._unstarted = OrderedDict.fromkeys(stream for stream in self._streams if stream._waiting)
 
     def _fits(self, weight: int) -> bool:
         used = self._used + weight
@@ -114,7 +121,7 @@ class Stream(Generic[T]):
         if not self._started:
             if not self._waiting:
                 raise IndexError("no more jobs")
-            if self._ahead._streams[0] is not self:
+            if next(iter(self._ahead._streams)) is not self:
                 self._ahead.arrange([self])
             if not self._ahead._fits(self._waiting[0].weight):
                 self._ahead.give_up(self)
@@ -154,8 +161,8 @@ class Stream(Generic[T]):
         self._drop_taken()
         while self._started:
             self._lay_aside(*self._started.popleft())
-        if self in self._ahead._streams:
-            self._ahead._streams.remove(self)
+        self._ahead._streams.pop(self, None)
+        self._ahead._unstarted.pop(self, None)
 
     def _start_what_fits(self) -> bool:
         """Start jobs in order; tell whether all are."""
