@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,11 @@ hypothesis.settings.register_profile(
     "explore", deadline=None, max_examples=5000, print_blob=True, suppress_health_check=_SLOW
 )
 hypothesis.settings.load_profile("fixed")
+
+# A shell starts what it puts in the background with Ctrl-C ignored, and so would we start every program we test. A
+# handler of our own is not passed on: they begin with what a terminal gives them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @functools.cache
