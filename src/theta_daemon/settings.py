@@ -8,12 +8,14 @@ it and the place where it stands; keys of ours that are not known are ignored, a
 
 Environment read here:
     GIT_THETA_CHECKPOINT_TYPE          git-theta's name of the format of files that have no layout; see below
+    GIT_THETA_UPDATE_TYPE              how changed parameter groups are stored; see below
     GIT_INDEX_FILE                     by way of `git rev-parse --git-path index`
     GIT_ALTERNATE_OBJECT_DIRECTORIES   as git reads it
 and by git for us: GIT_DIR, GIT_WORK_TREE, GIT_COMMON_DIR, GIT_OBJECT_DIRECTORY, GIT_CONFIG_*, HOME, ...
 
 Git configuration read here: theta.compatible, theta.workers, theta.memoryLimit, theta.cacheSize, theta.compression,
-theta.checkpointType (before the variable GIT_THETA_CHECKPOINT_TYPE), lfs.storage, core.fsync, core.fsyncObjectFiles.
+theta.checkpointType (before the variable GIT_THETA_CHECKPOINT_TYPE), theta.updateType (before the variable
+GIT_THETA_UPDATE_TYPE), theta.maxChain, theta.fetchHistory, lfs.storage, core.fsync, core.fsyncObjectFiles.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from theta_daemon import alternates, gitcmd, gitconfig, machine
 from theta_daemon.errors import RepositoryError, UnsupportedError
@@ -32,8 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Compatible = Literal["auto", "true", "false"]
+UpdateType = Literal["dense", "sparse", "low-rank", "ia3", "auto"]
+
+UPDATE_TYPES: Final[tuple[UpdateType, ...]] = get_args(UpdateType)
 
 MAX_WORKERS = 1024
+MAX_CHAIN = 1024
 MAX_MEMORY = 1 << 62
 
 # git-theta 0.2.0's entry points (group git_theta.plugins.checkpoints) that name a format of ours.
@@ -63,7 +69,8 @@ class Settings(Frozen):
     `memory_limit` is in bytes, and so is `cache_size`, which is a part of it: at most half, and 0 for no cache.
     `fsync` tells whether git would flush a loose object to disk before it is there.
     `checkpoint_type` is a name of git-theta's, and `compression` the name of a codec, each known here or not, and
-    where it stands.
+    where it stands. `update_type` is what changed groups are to be stored as, `max_chain` the most updates that may
+    build on one another, and `fetch_history` whether a commit that is not here may be fetched.
     """
 
     directory: Path
@@ -77,6 +84,9 @@ class Settings(Frozen):
     fsync: bool
     checkpoint_type: Value | None
     compression: Value | None
+    update_type: UpdateType
+    max_chain: int
+    fetch_history: bool
     workers: int
     memory_limit: int
     cache_size: int
@@ -147,6 +157,9 @@ class PendingSettings:
             fsync=gitconfig.flushes_loose_objects(config),
             checkpoint_type=_checkpoint_type(config, self._environ),
             compression=_named(config, "theta.compression"),
+            update_type=_update_type(config, self._environ),
+            max_chain=config.parsed("theta.maxChain", _chain, lambda: 32),
+            fetch_history=config.parsed("theta.fetchHistory", gitconfig.boolean, lambda: True),
             workers=config.parsed("theta.workers", _workers, machine.usable_cores),
             memory_limit=memory_limit,
             cache_size=min(config.parsed("theta.cacheSize", _cache, lambda: memory_limit // 4), memory_limit // 2),
@@ -200,7 +213,22 @@ def format_named(name: str, origin: str) -> str:
 
 
 def _checkpoint_type(config: Config, environ: Mapping[str, str]) -> Value | None:
-    key, variable = "theta.checkpointType", "GIT_THETA_CHECKPOINT_TYPE"
+    return _named_or_variable(config, "theta.checkpointType", environ, "GIT_THETA_CHECKPOINT_TYPE")
+
+
+def _update_type(config: Config, environ: Mapping[str, str]) -> UpdateType:
+    found = _named_or_variable(config, "theta.updateType", environ, "GIT_THETA_UPDATE_TYPE")
+    if found is None:
+        return "dense"
+    for known in UPDATE_TYPES:
+        if found.text == known:
+            return known
+    raise RepositoryError(
+        f"there is no update type {found.text!r} ({found.origin})", hint=f"use one of {', '.join(UPDATE_TYPES)}"
+    )
+
+
+def _named_or_variable(config: Config, key: str, environ: Mapping[str, str], variable: str) -> Value | None:
     if config.get(key):
         return _named(config, key)  # where the key is empty, it hides the variable
     text = environ.get(variable)
@@ -236,6 +264,10 @@ def _compatible(text: str | None) -> Compatible:
 
 def _workers(text: str | None) -> int:
     return _within(text, 1, MAX_WORKERS)
+
+
+def _chain(text: str | None) -> int:
+    return _within(text, 1, MAX_CHAIN)
 
 
 def _memory(text: str | None) -> int:

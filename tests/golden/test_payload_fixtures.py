@@ -44,7 +44,7 @@ def data_of(name: str) -> bytes:
 
 def test_every_fixture_is_tested() -> None:
     stored = {str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.msgpack")}
-    assert stored == CASES.keys()
+    assert {name for name in stored if not name.startswith("updates/")} == CASES.keys()
     assert len(UNCOMPRESSED) >= 10
 
 

@@ -63,3 +63,15 @@ def training_checkpoint(seed: int = 0) -> dict[str, object]:
 
 
 StateDict = dict[str, torch.Tensor]
+
+
+def torch_loaded(data: bytes) -> dict[str, torch.Tensor]:
+    """Return what a torch file holds."""
+    loaded: dict[str, torch.Tensor] = torch.load(io.BytesIO(data), weights_only=True)
+    return loaded
+
+
+def safetensors_loaded(data: bytes) -> dict[str, torch.Tensor]:
+    """Return what a safetensors file holds."""
+    loaded: dict[str, torch.Tensor] = safetensors.torch.load(data)
+    return loaded

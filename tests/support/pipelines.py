@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.streams import Pieces
+from theta_daemon.pipelines.ancestors import Ancestors
 from theta_daemon.pipelines.clean import clean
 from theta_daemon.pipelines.services import Services, open_services
 from theta_daemon.pipelines.smudge import smudge
@@ -24,13 +25,31 @@ class Earlier:
 
 @dataclass(slots=True)
 class WrittenRecord:
-    """A record that holds, for every path, what the test put into it."""
+    """A record that holds, for every path, what the test put into it; `commits` by their ids, the last one is HEAD."""
 
     contents: list[bytes] = field(default_factory=list)
+    commits: dict[str, bytes] = field(default_factory=dict)
 
     def candidates(self, path: bytes) -> Iterator[Earlier]:
         del path
         return (Earlier(f"number {number}", data) for number, data in enumerate(self.contents))
+
+    def commit(self, data: bytes) -> str:
+        """Put metadata into a new commit at HEAD, and into the index; return the commit's id."""
+        commit = f"{len(self.commits) + 1:040x}"
+        self.commits[commit] = data
+        self.contents = [data]
+        return commit
+
+    def head(self, path: bytes) -> Earlier | None:
+        return self.version(next(reversed(self.commits)), path) if self.commits else None
+
+    def version(self, commit: str, path: bytes) -> Earlier | None:
+        del path
+        return Earlier(commit, self.commits[commit]) if commit in self.commits else None
+
+    def is_here(self, commit: str) -> bool:
+        return commit in self.commits
 
     def close(self) -> None:
         """Nothing is open."""
@@ -61,7 +80,9 @@ class Bench:
         record = WrittenRecord()
         settings = plain_settings(directory).replace(**changes)
         services = open_services(settings, lambda path, text: warnings.append(f"{path.decode()}: {text}"))
-        return cls(services.replace(record=record, attributes=WrittenAttributes()), record, warnings)
+        ancestors = Ancestors(record, services.parsed, services.trace, 1000, lambda commit, path: "there is no remote")
+        services = services.replace(record=record, attributes=WrittenAttributes(), ancestors=ancestors)
+        return cls(services, record, warnings)
 
     def clean(self, content: bytes, path: bytes = b"model", sizes: tuple[int, ...] = ()) -> bytes:
         """Return the metadata for `content`, read in short pieces where `sizes` are given."""
@@ -76,7 +97,10 @@ class Bench:
         """Return pipelines over the same store in what would be another process: nothing is remembered."""
         other = Bench.at(self.services.settings.directory)
         mine = self.services
-        other.services = other.services.replace(settings=mine.settings, record=self.record, attributes=mine.attributes)
+        ancestors = Ancestors(self.record, other.services.parsed, mine.trace, 1000, lambda commit, path: "no remote")
+        other.services = other.services.replace(
+            settings=mine.settings, record=self.record, attributes=mine.attributes, ancestors=ancestors
+        )
         return other
 
     def close(self) -> None:
@@ -98,6 +122,9 @@ def plain_settings(directory: Path) -> Settings:
         fsync=False,
         checkpoint_type=None,
         compression=None,
+        update_type="dense",
+        max_chain=32,
+        fetch_history=True,
         workers=2,
         memory_limit=64 << 20,
         cache_size=16 << 20,

@@ -27,7 +27,7 @@ def load(tmp_path: Path) -> Load:
         *config: str, environ: Mapping[str, str] | None = None, places: str = PLACES, git: str = "exit 0"
     ) -> Settings:
         top = tmp_path / "top"
-        top.mkdir()
+        top.mkdir(exist_ok=True)
         (tmp_path / "places").write_text(places.format(top=top))
         (tmp_path / "config").write_bytes(b"".join(b"file:.git/config\0" + os.fsencode(it) + b"\0" for it in config))
         program = tmp_path / "git"
@@ -57,6 +57,9 @@ def test_defaults(load: Load, tmp_path: Path) -> None:
         fsync=False,
         checkpoint_type=None,
         compression=None,
+        update_type="dense",
+        max_chain=32,
+        fetch_history=True,
         workers=machine.usable_cores(),
         memory_limit=machine.default_memory(),
         cache_size=machine.default_memory() // 4,
@@ -74,6 +77,9 @@ def test_everything_set(load: Load) -> None:
         "theta.memorylimit\n2g",
         "theta.cachesize\n3m",
         "theta.compression\nnone",
+        "theta.updatetype\nauto",
+        "theta.maxchain\n64",
+        "theta.fetchhistory\nno",
         "core.fsync\nall",
         "theta.from-the-future\nx",
         environ={"GIT_THETA_CHECKPOINT_TYPE": "safetensors"},
@@ -81,6 +87,7 @@ def test_everything_set(load: Load) -> None:
     assert (found.compatible, found.workers, found.memory_limit, found.cache_size) == ("false", 3, 2 << 30, 3 << 20)
     assert (found.fsync, found.checkpoint_format) == (True, "safetensors")
     assert found.compression == Value("none", "theta.compression, file:.git/config")
+    assert (found.update_type, found.max_chain, found.fetch_history) == ("auto", 64, False)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +121,10 @@ def test_compatible(load: Load, entry: str, means: str) -> None:
             "theta.cachesize\n9999999999g",
             f"theta.cacheSize is '9999999999g' (file:.git/config); it must be a number from 0 to {1 << 62}",
         ),
+        ("theta.maxchain\n0", "theta.maxChain is '0' (file:.git/config); it must be a number from 1 to 1024"),
+        ("theta.maxchain\n2k", "theta.maxChain is '2k' (file:.git/config); it must be a number from 1 to 1024"),
+        ("theta.maxchain\n-1", f"theta.maxChain is '-1' (file:.git/config); it must be {A_NUMBER}"),
+        ("theta.fetchhistory\nx", "theta.fetchHistory is 'x' (file:.git/config); it must be true or false"),
         ("core.fsyncobjectfiles\nx", "core.fsyncObjectFiles is 'x' (file:.git/config); it must be true or false"),
     ],
 )
@@ -194,6 +205,44 @@ def test_another_checkpoint_type_is_an_error_where_it_is_needed(load: Load, name
     found = load(environ={"GIT_THETA_CHECKPOINT_TYPE": name})
     with pytest.raises(UnsupportedError, match=f"'{name}' .GIT_THETA_CHECKPOINT_TYPE.* use one of pytorch, "):
         _ = found.checkpoint_format
+
+
+@pytest.mark.parametrize("name", settings.UPDATE_TYPES)
+def test_update_types(load: Load, name: str) -> None:
+    assert load(f"theta.updatetype\n{name}").update_type == name
+    assert load(environ={"GIT_THETA_UPDATE_TYPE": name}).update_type == name
+
+
+@pytest.mark.parametrize(
+    ("entry", "variable", "means"),
+    [
+        ("theta.updatetype\nsparse", "ia3", "sparse"),
+        ("theta.updatetype\nsparse", "of-a-plugin", "sparse"),
+        ("theta.updatetype\n", "ia3", "dense"),
+        ("theta.updatetype", "ia3", "dense"),
+        ("theta.updatetype", "", "dense"),
+    ],
+)
+def test_the_configured_update_type_wins_over_the_environment(
+    load: Load, entry: str, variable: str, means: str
+) -> None:
+    assert load(entry, environ={"GIT_THETA_UPDATE_TYPE": variable}).update_type == means
+
+
+@pytest.mark.parametrize("name", ["Sparse", "lora", "exact-sparse", "dense "])
+def test_another_update_type(load: Load, name: str) -> None:
+    known = "use one of dense, sparse, low-rank, ia3, auto"
+    with pytest.raises(RepositoryError) as caught:
+        load(f"theta.updatetype\n{name}")
+    assert str(caught.value) == f"there is no update type {name!r} (theta.updateType, file:.git/config); {known}"
+    with pytest.raises(RepositoryError) as caught:
+        load(environ={"GIT_THETA_UPDATE_TYPE": name})
+    assert str(caught.value) == f"there is no update type {name!r} (GIT_THETA_UPDATE_TYPE); {known}"
+
+
+@pytest.mark.parametrize(("entry", "means"), [("", True), ("\n", False), ("\nfalse", False), ("\n1", True)])
+def test_fetching_of_history(load: Load, entry: str, means: bool) -> None:
+    assert load(f"theta.fetchhistory{entry}").fetch_history is means
 
 
 @pytest.mark.parametrize(

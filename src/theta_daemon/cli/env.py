@@ -79,6 +79,8 @@ def _show_repository(here: Settings) -> None:
     if here.common_dir != here.git_dir:
         say(f"Shared git directory: {here.common_dir}")
     say(f"Compatible with git-theta: {here.compatible}")
+    chains = f"at most {here.max_chain} on one another, missing commits are fetched: {here.fetch_history}"
+    say(f"Updates: {here.update_type}, {chains}")
     memory = f"memory limit: {here.memory_limit} bytes, of these at most {here.cache_size} for the cache"
     say(f"Workers: {here.workers}, {memory}, flushed to disk: {here.fsync}")
     for name, store in (("LFS objects", here.lfs_objects), ("Kept objects", here.theta_dir / "objects")):

@@ -56,6 +56,15 @@ class Record(Protocol):
     def version(self, commit: str, path: bytes) -> Candidate | None:
         """Return `path` as `commit` (a full hexadecimal id) holds it, None where it does not, or is not here."""
 
+    def head(self, path: bytes) -> Candidate | None:
+        """Return `path` as the commit at HEAD holds it; `origin` is that commit's id."""
+
+    def is_here(self, commit: str) -> bool:
+        """Whether the repository holds `commit`, a full hexadecimal id; nothing is fetched."""
+
+    def promised(self, commit: str, path: bytes) -> bytes | None:
+        """Return what `version` returns the data of, and fetch what a partial clone lacks of it."""
+
 
 class GitRecord:
     """The record of a real repository. May be used from any thread; call `close` at the end."""
@@ -83,6 +92,37 @@ class GitRecord:
         name = self._name_in(commit, path)
         blob = self._cat_file.metadata(name) if name is not None else None
         return Candidate(commit, blob.id, blob.data) if blob is not None else None
+
+    def head(self, path: bytes) -> Candidate | None:
+        """Return `path` as the commit at HEAD holds it; `origin` is that commit's id."""
+        environment, directory = local_environment(self._settings), self._settings.directory
+        code, out, err = gitcmd.collect(
+            gitcmd.start(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"], environment, directory)
+        )
+        if code not in (0, 1):  # 1: there is no commit yet
+            raise gitcmd.failure("git rev-parse", code, err)
+        return self.version(out.decode("ascii").strip(), path) if code == 0 else None
+
+    def is_here(self, commit: str) -> bool:
+        """Whether the repository holds `commit`, a full hexadecimal id; nothing is fetched."""
+        environment, directory = local_environment(self._settings), self._settings.directory
+        code, _, _ = gitcmd.collect(gitcmd.start(["cat-file", "-e", f"{commit}^{{commit}}"], environment, directory))
+        return _COMMIT.fullmatch(commit) is not None and code == 0
+
+    def promised(self, commit: str, path: bytes) -> bytes | None:
+        """Return what `version` returns the data of, and fetch what a partial clone lacks of it.
+
+        Raises RepositoryError, in git's words, where it cannot be fetched.
+        """
+        environment, directory = self._settings.child_environment, self._settings.directory
+        pathspec = os.fsdecode(b":(literal)" + path)
+        rows = gitcmd.output(["ls-tree", "--full-tree", "-z", commit, "--", pathspec], environment, directory)
+        for row in rows.split(b"\0"):
+            facts, _, name = row.partition(b"\t")
+            if name == path and facts.split(b" ")[1] == b"blob":
+                blob = facts.split(b" ")[2].decode("ascii")
+                return gitcmd.output(["cat-file", "blob", blob], environment, directory)
+        return None
 
     def close(self) -> None:
         """End the child process. The record can be used again."""

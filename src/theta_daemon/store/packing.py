@@ -56,6 +56,16 @@ def last_binary(view: memoryview, head: bytes) -> int | None:
     return start if int.from_bytes(view[at + 1 : start], "big") == len(view) - start else None
 
 
+def binary_at(view: memoryview, at: int) -> tuple[int, int] | None:
+    """Return where the bytes begin and end whose length stands at `at`; None where there are none, or not all."""
+    width = _BINARIES.get(view[at]) if at < len(view) else None
+    if width is None:
+        return None
+    start = at + 1 + width
+    stop = start + int.from_bytes(view[at + 1 : start], "big")
+    return (start, stop) if stop <= len(view) else None
+
+
 def map_head(count: int) -> bytes:
     """Return the head of a map of `count` entries."""
     if count < 16:

@@ -34,7 +34,7 @@ from theta_daemon.store import packing, zarr
 from theta_daemon.store.codec import DEFAULT, Codec, decompress, uncompressed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 NAME: Final = "parameter"  # of the one array in a dense payload
 
@@ -129,7 +129,7 @@ def chunk_plan(dtype: str, shape: tuple[int, ...], codec: Codec = DEFAULT) -> Ch
     Raises CheckpointError for dtypes and shapes that `dtypes.nbytes` does not accept.
     """
     zarr_dtype, itemsize, shape = _stored_as(dtype, shape)
-    array = zarr.Array(shape, _chunk_shape(shape, itemsize, codec), zarr_dtype, itemsize, None)
+    array = zarr.Array(shape, chunk_shape(shape, itemsize, codec), zarr_dtype, itemsize, None)
     cells = tuple(array.cells())
     description = zarr.serialize(array, codec.zarr)
     head = [
@@ -148,10 +148,15 @@ def encode_chunk(raw: memoryview, plan: ChunkPlan) -> Piece:
 
     Without a codec that is `raw` itself, which must then stay as it is until the payload is written.
     """
-    missing = plan.array.chunk_bytes - len(raw)
+    return stored_chunk(raw, plan.array, plan.codec)
+
+
+def stored_chunk(raw: memoryview, array: zarr.Array, codec: Codec) -> Piece:
+    """Return the stored form of a chunk of `array` whose first bytes are `raw`; see `encode_chunk`."""
+    missing = array.chunk_bytes - len(raw)
     if missing:
         raw = memoryview(bytes(raw) + bytes(missing))
-    return plan.codec.compress(raw, plan.array.itemsize)
+    return codec.compress(raw, array.itemsize)
 
 
 def heads(plan: ChunkPlan, sizes: Sequence[int]) -> list[bytes]:
@@ -206,6 +211,17 @@ def _read(view: memoryview, dtype: str, shape: tuple[int, ...]) -> DensePayload:
     if zarr.KEY not in places:
         raise CorruptObject(f"the payload has no {zarr.KEY}")
     array = zarr.parse(view[places.pop(zarr.KEY)], zarr_dtype, itemsize, stored_shape)
+    chunks = chunks_of(view, array, places)
+    if len(chunks) == 1:
+        _remember(dtype, shape, view, chunks[0])
+    return _opened(array, chunks)
+
+
+def chunks_of(view: memoryview, array: zarr.Array, places: Mapping[str, slice]) -> tuple[Chunk, ...]:
+    """Return the chunks of `array`, in C order; `places` says where in the payload `view` each key's bytes lie.
+
+    Raises CorruptObject unless these are all of the grid's chunks, and none of a size that only hostile ones have.
+    """
     # zarr lets a writer leave out chunks that equal the fill value. There is none here ("fill_value" is null), so
     # nobody does, and what is absent was lost.
     if math.prod(array.counts) != len(places):
@@ -214,14 +230,9 @@ def _read(view: memoryview, dtype: str, shape: tuple[int, ...]) -> DensePayload:
         raise CorruptObject(f"the payload has chunks of {array.chunk_bytes} bytes for a value of {array.nbytes}")
     contiguous = array.is_contiguous
     try:
-        chunks = tuple(
-            Chunk(array, cell, view[places[cell.key]], contiguous, places[cell.key]) for cell in array.cells()
-        )
+        return tuple(Chunk(array, cell, view[places[cell.key]], contiguous, places[cell.key]) for cell in array.cells())
     except KeyError as error:
         raise CorruptObject(f"the payload lacks the chunk {error}") from error
-    if len(chunks) == 1:
-        _remember(dtype, shape, view, chunks[0])
-    return _opened(array, chunks)
 
 
 class _Known(Frozen):
@@ -270,7 +281,7 @@ def _stored_as(dtype: str, shape: tuple[int, ...]) -> tuple[str, int, tuple[int,
     return row.zarr, row.bits // 8, shape
 
 
-def _chunk_shape(shape: tuple[int, ...], itemsize: int, codec: Codec) -> tuple[int, ...]:
+def chunk_shape(shape: tuple[int, ...], itemsize: int, codec: Codec) -> tuple[int, ...]:
     """Return a chunk shape (1, .., 1, n, whole axes) of at most CHUNK_BYTES, uncompressed WHOLE_BYTES.
 
     All chunks along the cut axis are about equally large, so that none is mostly padding. Where it costs little, `n`

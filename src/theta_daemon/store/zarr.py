@@ -1,8 +1,9 @@
 """zarr v2 arrays: the `.zarray` that describes one, and where its chunks lie in the raw value.
 
 The part of the specification (zarr-specs, "Storage specification v2") that tensorstore's "zarr" driver reads and
-writes, without filters and structured types. An array is described by its own bytes; whatever they claim is
-compared with the dtype and shape that the caller already knows before anything is allocated.
+writes, without filters and structured types. An array is described by its own bytes. Where the caller knows its dtype
+and shape already, whatever they claim is compared with these (`parse`); where nobody does, they are read as they are
+(`parse_any`), and what they claim is for the caller to doubt before anything is allocated.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from theta_daemon.errors import CorruptObject, UnsupportedError
 from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 KEY: Final = ".zarray"
 MAX_BYTES: Final = 1 << 16  # 64 axes need less than 4 KiB
@@ -90,8 +91,13 @@ class Array(Frozen):
             yield Cell(key, start, start + covered, region)
 
 
-def serialize(array: Array, compressor: dict[str, object] | None) -> bytes:
-    """Return `.zarray`, byte for byte as tensorstore writes it; `compressor` is its whole description."""
+def serialize(array: Array, compressor: Mapping[str, object] | None, *, shortest: bool = False) -> bytes:
+    """Return `.zarray`, byte for byte as tensorstore writes it; `compressor` is its whole description.
+
+    With `shortest` only what tensorstore must find: of the compressor its id, and no separator, which then is ".".
+    """
+    if shortest and compressor is not None:
+        compressor = {"id": compressor["id"]}
     fields = {
         "chunks": array.chunks,
         "compressor": compressor,
@@ -103,6 +109,8 @@ def serialize(array: Array, compressor: dict[str, object] | None) -> bytes:
         "shape": array.shape,
         "zarr_format": 2,
     }
+    if shortest:
+        del fields["dimension_separator"]
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
@@ -111,6 +119,28 @@ def parse(data: memoryview, dtype: str, itemsize: int, shape: tuple[int, ...]) -
 
     Raises CorruptObject where it does not, UnsupportedError for what only other zarr libraries know.
     """
+    fields = _fields(data)
+    found = _sizes(fields, "shape", 0)
+    if found != shape:
+        raise CorruptObject(f"the array has the shape {found} instead of {shape}")
+    if fields.get("dtype") != dtype:
+        raise CorruptObject(f"the array has the zarr dtype {fields.get('dtype')!r:.40} instead of {dtype!r}")
+    return _array(fields, dtype, itemsize, shape)
+
+
+def parse_any(data: memoryview, itemsizes: Mapping[str, int]) -> Array:
+    """Read a `.zarray` of any shape, and of a dtype that is a key of `itemsizes`, which gives its bytes.
+
+    The sizes are what it claims, each at most MAX_SIZE. Raises CorruptObject and UnsupportedError.
+    """
+    fields = _fields(data)
+    dtype = fields.get("dtype")
+    if not isinstance(dtype, str) or dtype not in itemsizes:
+        raise UnsupportedError(f"the array has the zarr dtype {dtype!r:.40}")
+    return _array(fields, dtype, itemsizes[dtype], _sizes(fields, "shape", 0))
+
+
+def _fields(data: memoryview) -> dict[str, object]:
     if len(data) > MAX_BYTES:
         raise CorruptObject(f"its {KEY} has {len(data)} bytes")
     try:
@@ -121,11 +151,10 @@ def parse(data: memoryview, dtype: str, itemsize: int, shape: tuple[int, ...]) -
         raise CorruptObject(f"its {KEY} is not of zarr version 2")
     if fields.get("filters") is not None:
         raise UnsupportedError("the array has zarr filters")
-    found = _sizes(fields, "shape", 0)
-    if found != shape:
-        raise CorruptObject(f"the array has the shape {found} instead of {shape}")
-    if fields.get("dtype") != dtype:
-        raise CorruptObject(f"the array has the zarr dtype {fields.get('dtype')!r:.40} instead of {dtype!r}")
+    return fields
+
+
+def _array(fields: dict[str, object], dtype: str, itemsize: int, shape: tuple[int, ...]) -> Array:
     chunks = _sizes(fields, "chunks", 1)
     if len(chunks) != len(shape):
         raise CorruptObject(f"its {KEY} has chunks of {len(chunks)} axes for a shape of {len(shape)}")

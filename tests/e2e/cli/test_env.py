@@ -11,13 +11,17 @@ def test_env_in_a_repository(repository: Repository) -> None:
     store(repository, b"1234", b"12")
     kept = repository.git_directory / "theta" / "objects"
     store(repository, b"123", place=kept)
-    named = repository.in_environment(GIT_THETA_CHECKPOINT_TYPE="safetensors")
+    repository.git("config", "theta.fetchHistory", "no")
+    named = repository.in_environment(GIT_THETA_CHECKPOINT_TYPE="safetensors", GIT_THETA_UPDATE_TYPE="sparse")
     lines = named.git("theta", "env").splitlines()
     assert lines[0] == f"theta-daemon {__version__}"
     assert repository.git("version") in lines
     assert any(line.startswith("Python 3.") for line in lines)
     assert any(line.startswith("numpy 2") for line in lines)
     assert "Installed: yes" in lines
+    assert "Updates: sparse, at most 32 on one another, missing commits are fetched: False" in lines
+    assert "GIT_THETA_UPDATE_TYPE=sparse" in lines
+    assert "theta.fetchhistory=no (file:.git/config)" in lines
     assert "filter.theta.process=theta-daemon (file:.git/config)" in lines
     assert "GIT_THETA_CHECKPOINT_TYPE=safetensors" in lines
     assert f"Work tree: {repository.path}" in lines
