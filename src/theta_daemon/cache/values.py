@@ -80,6 +80,10 @@ class SharedValues:
             for key in keys:
                 self._asked(key)
 
+    def is_expected(self, key: str, besides: int = 0) -> bool:
+        """Whether somebody will ask for this one, `besides` those whom the caller knows."""
+        return self._expected.get(key, 0) > besides
+
     def get(self, key: str, size: int) -> Value | None:
         """Return the value of `size` bytes with this key, None where it is not here: then `offer` it when it is."""
         with self._lock:

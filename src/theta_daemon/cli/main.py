@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from theta_daemon import __version__
 from theta_daemon.cli import (
     add,
+    compact,
     env,
     install,
     ls_files,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 VERBS: tuple[Verb, ...] = tuple(
     module.VERB
     for module in (
-        *(install, uninstall, track, untrack, ls_files, env, add),
+        *(install, uninstall, track, untrack, ls_files, env, add, compact),
         *(merge_driver, post_commit, pre_push),
     )
 )

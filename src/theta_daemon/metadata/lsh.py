@@ -72,6 +72,11 @@ _NUMPY = {
 }
 
 
+def can_hash(dtype: str) -> bool:
+    """Whether git-theta has a hash of tensors of this dtype."""
+    return dtype in _NUMPY
+
+
 class Stream:
     """The signature of one tensor whose raw little-endian bytes come in pieces, cut anywhere.
 

@@ -18,8 +18,8 @@ from theta_daemon.frozen import Frozen
 from theta_daemon.metadata import text
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import Metadata
+from theta_daemon.pipelines.known import stored_digest
 from theta_daemon.pipelines.skeleton import skeleton
-from theta_daemon.pipelines.value import stored_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,7 +43,7 @@ class Baseline:
 
     def __init__(self, services: Services, path: bytes) -> None:
         self._services = services
-        self._path = path
+        self.path = path
         self._known: list[Earlier] = []
         self._more = self._read()
         self._failure: BaseException | None = None
@@ -75,7 +75,7 @@ class Baseline:
         """Return the first entry of the record under `name` that holds the value with `digest`."""
         for earlier in self._all():
             entry = earlier.metadata.entries.get(name)
-            if entry is not None and self._holds(entry, dtype, shape, digest):
+            if entry is not None and self._holds(name, entry, dtype, shape, digest):
                 return entry
         return None
 
@@ -103,21 +103,21 @@ class Baseline:
                 continue
             if metadata.file != file and not self._same_skeleton(metadata, file):
                 continue
-            if all(self._holds(entry, *groups[name]) for name, entry in metadata.entries.items()):
+            if all(self._holds(name, entry, *groups[name]) for name, entry in metadata.entries.items()):
                 return earlier
         return None
 
     def _same_skeleton(self, metadata: Metadata, file: FileEntry) -> bool:
         """Tell whether smudge would make this layout of `metadata`, though it does not name it."""
         try:
-            return skeleton(self._services, self._path, metadata, quiet=True).file_entry() == file
+            return skeleton(self._services, self.path, metadata, quiet=True).file_entry() == file
         except ThetaError:
             return False  # a record that cannot be smudged here cannot be what this content came from
 
-    def _holds(self, entry: Entry, dtype: str, shape: tuple[int, ...], digest: str) -> bool:
+    def _holds(self, name: Name, entry: Entry, dtype: str, shape: tuple[int, ...], digest: str) -> bool:
         if not _may_hold(entry, dtype, shape, digest):
             return False
-        return entry.digest is not None or stored_digest(self._services, entry) == digest
+        return entry.digest is not None or stored_digest(self._services, self.path, name, entry) == digest
 
     def _all(self) -> Iterator[Earlier]:
         index = 0
@@ -156,8 +156,8 @@ class Baseline:
                 yield Earlier(data, found)
 
     def _blobs(self) -> Iterator[bytes]:
-        yield from self._services.recent.of(self._path)
-        for candidate in self._services.record.candidates(self._path):
+        yield from self._services.recent.of(self.path)
+        for candidate in self._services.record.candidates(self.path):
             yield candidate.data
 
 

@@ -20,6 +20,7 @@ from theta_daemon.metadata import text
 from theta_daemon.metadata.entries import FileEntry, Metadata
 from theta_daemon.pipelines.allocator import keep_freed_memory
 from theta_daemon.pipelines.baseline import Baseline
+from theta_daemon.pipelines.bundles import write_bundles
 from theta_daemon.pipelines.groups import GroupStore
 from theta_daemon.pipelines.skeleton import ref_of
 from theta_daemon.pipelines.storing import Member
@@ -93,6 +94,7 @@ class _Cleaner:
 
     def __init__(self, services: Services, path: bytes, source: Source, form: str) -> None:
         self._services = services
+        self._path = path
         self._source = source
         self._form = form
         self._baseline = Baseline(services, path)
@@ -111,7 +113,7 @@ class _Cleaner:
             for part in read_checkpoint(self._source):
                 self._take(part)
             layout = self._builder.finish(self._form)
-            stored = self._groups.results()
+            stored = write_bundles(self._services, self._groups.results(), self._names_of)
         finally:
             self._groups.close()
         encoded = layout_codec.encode(layout)
@@ -122,6 +124,12 @@ class _Cleaner:
         )
         if whole is None or whole.metadata.file is not None:  # git-theta's, in canonical form, has no layout to keep
             self._services.store.write([encoded])
+        if self._groups.refused:
+            wanted = self._services.settings.update_type
+            self._services.warn(
+                self._path,
+                f"{self._groups.refused} changed parameter groups cannot be {wanted} updates, and are stored otherwise",
+            )
         return text.serialize(Metadata(entries, file)) if whole is None else whole.data
 
     def _take(self, part: parts.Part) -> None:
@@ -147,6 +155,15 @@ class _Cleaner:
                 self._names = naming.assign([tensor.keys for tensor in tensors])
                 builder.tensors(self._names, tensors)
                 self._views = _views_with_entries(tensors, self._names)
+
+    def _names_of(self, index: int) -> Sequence[Name]:
+        """Return the names of a tensor: its own, and those of its aliases."""
+        aliases = (
+            other
+            for other, tensor in enumerate(self._tensors)
+            if tensor.role is parts.Role.ALIAS and tensor.owner == index
+        )
+        return [self._names[each] for each in (index, *aliases)]
 
     def _name_all(self, stored: dict[int, Stored]) -> tuple[dict[Name, Entry], dict[Name, str]]:
         """Return entry and digest of every named group: those stored, and aliases, which share their owner's object."""

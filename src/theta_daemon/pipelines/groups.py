@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 from theta_daemon import dtypes
 from theta_daemon.errors import CheckpointError
 from theta_daemon.metadata.digest import Digest
+from theta_daemon.pipelines.encoding import Encoding
 from theta_daemon.pipelines.spool import Spool
-from theta_daemon.pipelines.storing import Batch, Bytes, Encoding, Member, Stored, Storing
+from theta_daemon.pipelines.storing import Batch, Bytes, Member, Stored, Storing
 from theta_daemon.pipelines.streaming import Streaming
 from theta_daemon.pipelines.value import parameter_name
 
@@ -100,6 +101,11 @@ class GroupStore:
             for future in self._futures:
                 stored |= future.result()
         return stored
+
+    @property
+    def refused(self) -> int:
+        """Number of groups that could not be stored as updates of the type that was asked for."""
+        return 0 if self._storing.increments is None else self._storing.increments.refused
 
     def close(self) -> None:
         """Wait until no worker uses a buffer any more; what `results` has not waited for is given up."""

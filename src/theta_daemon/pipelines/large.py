@@ -5,7 +5,7 @@ twice, window after window: first to be hashed, against the digest in the metada
 it was the first time, to be written. Decoding is several times as fast as git's pipe, and the disk sees none of it.
 
 A value whose chunks are no byte ranges (another writer's), or whose bytes stand in another order in the file, cannot
-be made front to back: it is decoded once, into a file without a name, and read from there.
+be made front to back, and updates touch it anywhere: it is made once, in a file without a name, and read from there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from theta_daemon.frozen import Frozen
 from theta_daemon.metadata.digest import Digest
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.pipelines.scratch import Scratch
+from theta_daemon.pipelines.tolerance import verify_replayed
 from theta_daemon.pipelines.value import locate, open_value, verify
 from theta_daemon.store.objects import forget
 from theta_daemon.workers.ahead import Job, ReadAhead
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from theta_daemon.formats.layout import Group
     from theta_daemon.metadata.entries import Entry
+    from theta_daemon.pipelines.chains import Chain
     from theta_daemon.pipelines.services import Services
     from theta_daemon.store.payload import Chunk, DensePayload
 
@@ -59,10 +61,11 @@ class _Decoded(Frozen):
 class Large:
     """One group; `pieces` may be asked for once."""
 
-    def __init__(self, services: Services, group: Group, entry: Entry, size: int) -> None:
+    def __init__(self, services: Services, group: Group, entry: Entry, size: int, chain: Chain | None) -> None:
         self._services = services
         self._group = group
         self._entry = entry
+        self._chain = chain
         self.size = size
 
     def pieces(self) -> Iterator[memoryview]:
@@ -71,6 +74,9 @@ class Large:
         Raises UnsupportedError, MissingObject, CorruptObject before the first piece.
         """
         try:
+            if self._chain is not None:
+                yield from self._replayed_aside(self._chain)
+                return
             stored, payload = open_value(self._services, self._entry, self.size)
             in_order = payload.raw is not None or all(chunk.is_contiguous for chunk in payload.chunks)
             if in_order and self._group.axes is None:
@@ -101,6 +107,18 @@ class Large:
         scratch = Scratch(self._services.settings.temporary, self.size)
         found = self._fill(scratch, stored, payload) if in_order else self._scatter(scratch, stored, payload)
         verify(self._services, self._entry, stored, found, forgetting=True)
+        yield from self._written(scratch)
+
+    def _replayed_aside(self, chain: Chain) -> Iterator[memoryview]:
+        from theta_daemon.pipelines.replay import replay  # and with it numpy
+
+        scratch = Scratch(self._services.settings.temporary, self.size)
+        replay(self._services, chain, scratch.view, scratch.forget)
+        found = self._digest(scratch)
+        verify_replayed(self._services, self._entry, chain, scratch.view, found, scratch.forget)
+        yield from self._written(scratch)
+
+    def _written(self, scratch: Scratch) -> Iterator[memoryview]:
         group = self._group
         if group.axes is not None:
             yield from _transposed(scratch, group.dtype, group.shape, group.axes)
@@ -137,6 +155,9 @@ class Large:
             if written >= _WINDOW:
                 scratch.forget(0, self.size)
                 written = 0
+        return self._digest(scratch)
+
+    def _digest(self, scratch: Scratch) -> str:
         whole = Digest()
         for start in range(0, self.size, _WINDOW):
             stop = min(start + _WINDOW, self.size)

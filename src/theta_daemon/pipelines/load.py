@@ -20,15 +20,19 @@ from theta_daemon.errors import ThetaError
 from theta_daemon.formats.layout import GroupOp
 from theta_daemon.frozen import Frozen
 from theta_daemon.metadata.digest import digest as digest_of
+from theta_daemon.pipelines.known import content_key
 from theta_daemon.pipelines.large import Large
-from theta_daemon.pipelines.value import content_key, locate, open_value, verify
+from theta_daemon.pipelines.tolerance import verify_replayed
+from theta_daemon.pipelines.value import locate, open_value, verify
 from theta_daemon.workers.ahead import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from theta_daemon.cache.values import Value
     from theta_daemon.formats.layout import Group, Layout
-    from theta_daemon.metadata.entries import Entry, Metadata
+    from theta_daemon.metadata.entries import Entry, Metadata, Name
+    from theta_daemon.pipelines.chains import Chain
     from theta_daemon.pipelines.services import Services
     from theta_daemon.store.payload import Chunk
     from theta_daemon.workers.buffers import Buffers
@@ -46,11 +50,20 @@ class Wanted(Frozen):
     group: Group
     entry: Entry
     size: int
+    chain: Chain | None = None
 
     @property
     def weight(self) -> int:
         """Bytes of memory that it takes to make it."""
-        return (self.size if self.group.axes is None else 2 * self.size) + _OVERHEAD
+        weight = (self.size if self.group.axes is None else 2 * self.size) + _OVERHEAD
+        if self.chain is None:
+            return weight
+        return weight + min(sum(update.size for update in self.chain.updates), self.size)
+
+    @property
+    def key(self) -> str:
+        """What names the value among all values."""
+        return content_key(self.entry, self.chain)
 
 
 class Loaded(Frozen):
@@ -60,14 +73,15 @@ class Loaded(Frozen):
     release: Callable[[], None]
 
 
-def wanted(layout: Layout, metadata: Metadata) -> list[Wanted]:
-    """Return the groups that fill the holes of `layout`, in the order of the file."""
+def wanted(layout: Layout, metadata: Metadata, chains: Mapping[Name, Chain]) -> list[Wanted]:
+    """Return the groups that fill the holes of `layout`, in the order of the file; `chains` are those of increments."""
     found = []
     for op in layout.ops:
         if isinstance(op, GroupOp):
             group = layout.groups[op.index]
             entry = metadata.entries[group.name]
-            found.append(Wanted(group, entry, dtypes.nbytes(entry.dtype, entry.shape)))
+            size = dtypes.nbytes(entry.dtype, entry.shape)
+            found.append(Wanted(group, entry, size, chains.get(group.name)))
     return found
 
 
@@ -93,7 +107,7 @@ def jobs(services: Services, groups: Sequence[Wanted]) -> Iterator[Job[Loaded]]:
 def _large_job(services: Services, each: Wanted) -> Job[Loaded]:
     def start() -> Future[Loaded]:
         future: Future[Loaded] = Future()
-        future.set_result(Loaded([Large(services, each.group, each.entry, each.size)], _nothing))
+        future.set_result(Loaded([Large(services, each.group, each.entry, each.size, each.chain)], _nothing))
         return future
 
     # All of the window: nothing is read ahead while it is on its way, since it uses the window itself.
@@ -168,10 +182,14 @@ class _Load:
             self.future.set_result(Loaded(self._values, self._release))
 
     def _small(self, each: Wanted, slab: _Slab, at: int) -> None:
-        shared, key, trace = self._services.values, content_key(each.entry), self._services.trace
+        shared, key, trace = self._services.values, each.key, self._services.trace
         try:
-            value = shared.get(key, each.size)
-            if value is None:
+            value = _shared(self._services, each)
+            if value is None and each.chain is not None:
+                view = slab.view[at : at + each.size]
+                self._replayed(each, each.chain, view)
+                value = shared.offer(key, view, *slab.part())
+            elif value is None:
                 with trace.stage("open object", each.entry.size):
                     stored, payload = open_value(self._services, each.entry, each.size)
                 view = slab.view[at : at + each.size] if payload.raw is None else payload.raw
@@ -189,8 +207,10 @@ class _Load:
 
     def _one(self, each: Wanted) -> None:
         try:
-            shared, key = self._services.values, content_key(each.entry)
-            value = shared.get(key, each.size)
+            key = each.key
+            value = _shared(self._services, each)
+            if value is None and each.chain is not None:
+                value = self._one_replayed(each, each.chain)
             if value is not None:
                 self._finish(each, value.view, value.release)
                 self.future.set_result(Loaded(self._values, self._release))
@@ -218,6 +238,23 @@ class _Load:
             release()
             raise
         self.future.set_result(self._verified(each, key, stored, view, release))
+
+    def _one_replayed(self, each: Wanted, chain: Chain) -> Value:
+        view = self._services.buffers.take(each.size)
+        release = partial(self._services.buffers.give, view)
+        try:
+            self._replayed(each, chain, view)
+        except BaseException:
+            release()
+            raise
+        return self._services.values.offer(each.key, view, release)
+
+    def _replayed(self, each: Wanted, chain: Chain, into: memoryview) -> None:
+        from theta_daemon.pipelines.replay import replay  # and with it numpy: most checkouts have no use for it
+
+        replay(self._services, chain, into)
+        with self._services.trace.stage("verify", each.size):
+            verify_replayed(self._services, each.entry, chain, into, digest_of(into))
 
     def _decode(self, each: Wanted, chunk: Chunk, into: memoryview) -> None:
         try:
@@ -266,6 +303,13 @@ class _Load:
     def _fail(self, error: BaseException) -> None:
         self._release()
         self.future.set_exception(error)
+
+
+def _shared(services: Services, each: Wanted) -> Value | None:
+    value = services.values.get(each.key, each.size)
+    if value is not None and each.chain is not None:
+        services.values.forgo([each.chain.base_key])
+    return value
 
 
 def _nothing() -> None:

@@ -6,9 +6,10 @@ descriptor of their own.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from theta_daemon.errors import UsageError
+from theta_daemon.errors import RepositoryError, UsageError
 from theta_daemon.frozen import Frozen
 from theta_daemon.trace import OFF
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from theta_daemon.cache.parsed import Parsed
     from theta_daemon.cache.recent import Recent
     from theta_daemon.cache.values import SharedValues
+    from theta_daemon.history.record import GitRecord
+    from theta_daemon.pipelines.ancestors import Ancestors
+    from theta_daemon.pipelines.bundles import Bundles
     from theta_daemon.pipelines.load import Loaded
     from theta_daemon.settings import Settings
     from theta_daemon.store.codec import Codec
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 _RECENT_LIMIT = 64 << 20
 _PARSED_LIMIT = 4 << 20  # of text; what is parsed from it takes some ten times as much
+_BUNDLES_LIMIT = 32 << 20  # as they are stored
+_ENTRY = 16 << 10  # a share of memory for each entry of earlier versions that is remembered; it takes about 1 KB
 # More would hide longer pauses of git's, but memory that was never used before, and has left the processor's cache
 # when git comes to it, costs more than that (measured: 16 MiB took 8 % less than 64, of files of 57 and 256 MB).
 _AHEAD = 16 << 20
@@ -54,6 +60,15 @@ class Record(Protocol):
     def candidates(self, path: bytes) -> Iterator[Candidate]:
         """Yield them lazily, each blob once."""
 
+    def head(self, path: bytes) -> Candidate | None:
+        """Return what the commit at HEAD holds; `origin` is that commit's id."""
+
+    def version(self, commit: str, path: bytes) -> Candidate | None:
+        """Return what `commit` holds, None where that is nothing, or not here."""
+
+    def is_here(self, commit: str) -> bool:
+        """Whether the repository holds this commit."""
+
     def close(self) -> None:
         """End what reads them."""
 
@@ -76,6 +91,8 @@ class Services(Frozen):
     recent: Recent
     values: SharedValues
     parsed: Parsed
+    ancestors: Ancestors
+    bundles: Bundles
     pool: Pool
     ahead: ReadAhead[Loaded]
     buffers: Buffers
@@ -107,6 +124,8 @@ def open_services(settings: Settings, warn: Callable[[bytes, str], None], trace:
     from theta_daemon.cache.values import SharedValues
     from theta_daemon.history.attributes import GitAttributes
     from theta_daemon.history.record import GitRecord
+    from theta_daemon.pipelines.ancestors import Ancestors
+    from theta_daemon.pipelines.bundles import Bundles
     from theta_daemon.store.objects import ObjectStore
     from theta_daemon.workers.ahead import ReadAhead
     from theta_daemon.workers.buffers import Buffers
@@ -114,23 +133,27 @@ def open_services(settings: Settings, warn: Callable[[bytes, str], None], trace:
 
     share = settings.memory_limit // 4
     window = min(share, max(_AHEAD, settings.workers * _AHEAD_PER_WORKER))
+    record, parsed = GitRecord(settings), Parsed(min(share // 64, _PARSED_LIMIT))
+    store = ObjectStore(
+        settings.lfs_objects,
+        settings.theta_dir / "objects",
+        settings.temporary,
+        alternates=settings.alternates,
+        fsync=settings.fsync,
+    )
     return Services(
         settings=settings,
-        store=ObjectStore(
-            settings.lfs_objects,
-            settings.theta_dir / "objects",
-            settings.temporary,
-            alternates=settings.alternates,
-            fsync=settings.fsync,
-        ),
-        record=GitRecord(settings),
+        store=store,
+        record=record,
         attributes=GitAttributes(settings),
         memo=Memo(settings.theta_dir / "memo"),
         recent=Recent(_RECENT_LIMIT),
         values=SharedValues(settings.cache_size),
-        parsed=Parsed(min(share // 64, _PARSED_LIMIT)),
+        parsed=parsed,
+        ancestors=Ancestors(record, parsed, trace, share // _ENTRY, partial(_fetch, settings, record)),
+        bundles=Bundles(store, min(share // 4, _BUNDLES_LIMIT), share),
         pool=Pool(settings.workers, settings.memory_limit),
-        ahead=ReadAhead(window, _drop, most=share),
+        ahead=ReadAhead(window, _drop, most=2 * share),  # of two groups one is made while git takes the other
         buffers=Buffers(share),
         codec=_codec(settings),
         trace=trace,
@@ -148,6 +171,21 @@ def _codec(settings: Settings) -> Codec:
         return codec.Codec.parse(named.text or "")
     except UsageError as error:
         raise UsageError(f"{named.origin}: {error.message}", hint=error.hint) from None
+
+
+def _fetch(settings: Settings, record: GitRecord, commit: str, path: bytes) -> bytes | str:
+    """Get what `commit` holds of `path` from a remote; return it, or why there is none."""
+    if not settings.fetch_history:
+        return "theta.fetchHistory is false"
+    from theta_daemon.history.fetch import fetch_commit
+
+    if not record.is_here(commit) and (why := fetch_commit(settings, commit)) is not None:
+        return why
+    try:
+        found = record.promised(commit, path)
+    except RepositoryError as error:
+        return error.message
+    return "it does not hold the file" if found is None else found
 
 
 def _drop(loaded: Loaded) -> None:

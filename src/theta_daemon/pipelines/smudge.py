@@ -16,17 +16,19 @@ from theta_daemon.formats.source import Source
 from theta_daemon.frozen import Frozen
 from theta_daemon.metadata import text
 from theta_daemon.metadata.digest import digest
-from theta_daemon.metadata.entries import Metadata
+from theta_daemon.metadata.entries import Metadata, ObjectRef
+from theta_daemon.pipelines.chains import chains
 from theta_daemon.pipelines.large import Large
 from theta_daemon.pipelines.load import Loaded, Wanted, jobs, wanted
 from theta_daemon.pipelines.skeleton import Skeleton, skeleton
-from theta_daemon.pipelines.value import content_key, parameter_name
+from theta_daemon.pipelines.value import parameter_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from theta_daemon.formats.source import Readable
-    from theta_daemon.metadata.entries import ObjectRef
+    from theta_daemon.metadata.entries import Name
+    from theta_daemon.pipelines.chains import Chain
     from theta_daemon.pipelines.services import Services
     from theta_daemon.workers.ahead import Stream
 
@@ -103,21 +105,30 @@ def plan(services: Services, path: bytes, held: Held) -> Plan:
     with trace.stage("read layout"):
         frame = skeleton(services, path, metadata)
     with trace.stage("look for objects"):
-        _require_objects(services, metadata, frame)
+        found = chains(services, path, metadata.entries)
+        _require_objects(services, metadata, frame, found)
     services.recent.remember(path, held.data)
-    return Plan(path, metadata, frame, wanted(frame.layout, metadata))
+    return Plan(path, metadata, frame, wanted(frame.layout, metadata, found))
 
 
 def start(services: Services, plan: Plan) -> Stream[Loaded]:
     """Start to load the plan's groups, behind those of all plans that were started before."""
-    services.values.expect(content_key(each.entry) for each in plan.groups)
+    services.values.expect(_keys(plan))
     return services.ahead.stream(jobs(services, plan.groups))
 
 
 def give_up(services: Services, plan: Plan, stream: Stream[Loaded]) -> None:
     """Take back what `start` began: nobody is going to write the file."""
     stream.close()
-    services.values.forgo(content_key(each.entry) for each in plan.groups)
+    services.values.forgo(_keys(plan))
+
+
+def _keys(plan: Plan) -> Iterator[str]:
+    """Yield what the plan asks the shared values for."""
+    for each in plan.groups:
+        yield each.key
+        if each.chain is not None:
+            yield each.chain.base_key
 
 
 def write(services: Services, plan: Plan, stream: Stream[Loaded]) -> Iterator[Piece]:
@@ -187,20 +198,28 @@ def _unchanged(services: Services, path: bytes, source: Source, data: bytes, kin
     source.close()
 
 
-def _require_objects(services: Services, metadata: Metadata, frame: Skeleton) -> None:
+def _require_objects(services: Services, metadata: Metadata, frame: Skeleton, found: Mapping[Name, Chain]) -> None:
     """Raise MissingObject before the first byte when any object of the file is missing."""
     hint = "copy it into the lfs/objects directory from a clone that has it"
     for ref in _opaque(metadata, frame):
         if not services.store.contains(ref.oid, ref.size):
             raise MissingObject(f"object {ref.oid} is missing", hint=hint)
-    missing = [name for name, entry in metadata.entries.items() if not services.store.contains(entry.oid, entry.size)]
+    store = services.store
+    missing = {
+        name: ObjectRef(entry.oid, entry.size)
+        for name, entry in metadata.entries.items()
+        if not store.contains(entry.oid, entry.size)
+    }
+    # One object may hold the changes of all groups.
+    behind = {ref: name for name, chain in found.items() if name not in missing for ref in chain.objects()}
+    missing |= {name: ref for ref, name in behind.items() if not store.contains(ref.oid, ref.size)}
     if not missing:
         return
-    first = metadata.entries[missing[0]]
+    name, first = next(iter(missing.items()))
     what = f"object {first.oid} is missing"
     if len(missing) > 1:
         what += f", and those of {len(missing) - 1} more of {len(metadata.entries)} parameter groups"
-    raise MissingObject(what, parameter=parameter_name(missing[0]), hint=hint)
+    raise MissingObject(what, parameter=parameter_name(name), hint=hint)
 
 
 def _opaque(metadata: Metadata, frame: Skeleton) -> Sequence[ObjectRef]:

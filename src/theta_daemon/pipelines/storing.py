@@ -18,10 +18,14 @@ from theta_daemon.frozen import Frozen
 from theta_daemon.metadata.digest import Digest
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry
+from theta_daemon.pipelines.bundles import BUNDLED
+from theta_daemon.pipelines.encoding import compressed, uncompressed
+from theta_daemon.pipelines.increments import Increments
+from theta_daemon.pipelines.known import remember
 from theta_daemon.pipelines.order import gathered_pieces, window_of
-from theta_daemon.pipelines.spool import WINDOW, Spool, SpooledPieces, windows
-from theta_daemon.pipelines.value import remember
+from theta_daemon.pipelines.spool import WINDOW, Spool, windows
 from theta_daemon.store import payload as payloads
+from theta_daemon.updates.kinds import DENSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +33,10 @@ if TYPE_CHECKING:
     from theta_daemon.formats.parts import Tensor, Window
     from theta_daemon.metadata.entries import Name
     from theta_daemon.pipelines.baseline import Baseline
+    from theta_daemon.pipelines.encoding import Encoding
+    from theta_daemon.pipelines.increments import Increment
     from theta_daemon.pipelines.services import Services
+    from theta_daemon.updates.exact_sparse import Changes
 
 _COMPILER = 512 << 20  # memory limit from which on a compiler may have its 100 MiB
 _MOST_SIGNING = 4  # threads that share a group's hash: each converts all its values
@@ -45,10 +52,14 @@ class Member(Frozen):
 
 
 class Stored(Frozen):
-    """A group that is safe in the store: its metadata entry and the digest of its value."""
+    """A group that is safe in the store: its metadata entry and the digest of its value.
+
+    Or one that will be when its `changes` are written, with those of other groups; until then no object has a name.
+    """
 
     entry: Entry
     digest: str
+    changes: Changes | None = None
 
 
 class Bytes(Frozen):
@@ -144,6 +155,9 @@ class Storing:
         self._baseline = baseline
         self._in_memory = in_memory
         self._given_up = threading.Event()
+        self.increments: Increments | None = None
+        if services.settings.update_type != DENSE:
+            self.increments = Increments(services, baseline)
 
     def give_up(self) -> None:
         """End soon: nobody wants the results any more."""
@@ -186,13 +200,40 @@ class Storing:
             version=LFS_VERSION,
             oid=ref.oid,
             size=ref.size,
-            update_type="dense",
+            update_type=DENSE,
             last_commit=None,
             digest=digest,
         )
         if self._baseline.compatible:
             remember(self.services, entry, digest)
         return Stored(entry, digest)
+
+    def _write_update(self, increment: Increment, value: Bytes, digest: str) -> Stored:
+        """Write the object of an update, or leave that to whoever bundles small ones."""
+        from theta_daemon.store.arrays import encode_arrays  # and with it numpy
+
+        self.go_on()
+        chain, signature = increment.base.chain, list(NO_HASH)
+        if self._baseline.compatible:
+            for part in self._signing(value, chain.dtype, signature, side_by_side=False):
+                part()
+        ref = None
+        if increment.changes is None or increment.nbytes > BUNDLED:
+            with self.services.trace.stage("write object", increment.nbytes):
+                ref = self.services.store.write(encode_arrays(increment.arrays(), self.services.codec))
+        entry = Entry(
+            shape=chain.shape,
+            dtype=chain.dtype,
+            hash=tuple(signature),
+            version=LFS_VERSION,
+            oid="" if ref is None else ref.oid,
+            size=0 if ref is None else ref.size,
+            update_type=increment.update_type,
+            last_commit=increment.base.commit,
+            digest=digest,
+            replay=increment.base.replay,
+        )
+        return Stored(entry, digest, increment.changes if ref is None else None)
 
     @property
     def hashes_for_git_theta(self) -> bool:
@@ -237,6 +278,11 @@ class Storing:
         digest, known, is_there = self._compared(value, member)
         if known is not None and is_there:
             return Stored(known, digest)
+        if known is None and self.increments is not None:
+            forget = None if value.spool is None else value.spool.forget
+            increment = self.increments.find(member.name, tensor.dtype, tensor.shape, value.raw, forget)
+            if increment is not None:
+                return self._write_update(increment, value, digest)
         # Unknown, or known but gone from the stores: that is healed where the object comes out the same.
         plan = payloads.chunk_plan(tensor.dtype, tensor.shape, self.services.codec)
         parts, pieces = self._encoding(value, plan)
@@ -278,7 +324,7 @@ class Storing:
 
             return [partial(encode, at) for at in range(len(slices))], lambda: payloads.assemble(plan, chunks)
         if self.services.codec.cname is None:
-            return [], partial(_uncompressed, value.raw, value.spool, plan)
+            return [], partial(uncompressed, value.raw, value.spool, plan)
         source, target = value.spool, Spool(self.services.settings.temporary, len(value.raw))
         places = [slice(0)] * len(slices)
 
@@ -288,7 +334,7 @@ class Storing:
                 places[at] = target.append(payloads.encode_chunk(value.raw[slices[at]], plan))
             source.forget(slices[at])
 
-        return [partial(encode_spooled, at) for at in range(len(slices))], lambda: _compressed(target, places, plan)
+        return [partial(encode_spooled, at) for at in range(len(slices))], lambda: compressed(target, places, plan)
 
     def _signing(
         self, value: Bytes, dtype: str, signature: list[int], *, side_by_side: bool
@@ -315,65 +361,6 @@ class Storing:
         """Raise CancelledError where the file has failed, or the process is to end."""
         if self._given_up.is_set():
             raise CancelledError
-
-
-class Encoding:
-    """A new group that is encoded while it arrives, in the pieces that its payload is made of.
-
-    `take` and `encode` are for `Streaming`. What is encoded stays in memory, or in a spool where it is `spooled`.
-    """
-
-    def __init__(self, storing: Storing, member: Member, *, spooled: bool) -> None:
-        self.member = member
-        self._storing = storing
-        tensor, services = member.tensor, storing.services
-        self._plan = payloads.chunk_plan(tensor.dtype, tensor.shape, services.codec)
-        self.sizes = [part.stop - part.start for part in self._plan.slices]
-        self._digest = Digest()
-        self._chunks: list[payloads.Piece] = [b""] * len(self.sizes)
-        self._places = [slice(0)] * len(self.sizes)
-        size = dtypes.nbytes(tensor.dtype, tensor.shape)
-        self._spool = Spool(services.settings.temporary, size) if spooled else None
-
-    def take(self, piece: memoryview) -> None:
-        """Hash a piece; they come in order."""
-        with self._storing.services.trace.stage("digest", len(piece)):
-            self._digest.update(piece)
-
-    def encode(self, number: int, piece: memoryview) -> None:
-        """Encode a piece."""
-        self._storing.go_on()
-        with self._storing.services.trace.stage("compress", len(piece)):
-            chunk = payloads.encode_chunk(piece, self._plan)
-        if self._spool is None:
-            self._chunks[number] = chunk
-        else:
-            self._places[number] = self._spool.append(chunk)
-
-    def write(self) -> Stored:
-        """Store the group, after all pieces."""
-        if self._spool is None:
-            pieces: Sequence[payloads.Piece] = payloads.assemble(self._plan, self._chunks)
-        else:
-            pieces = _compressed(self._spool, self._places, self._plan)
-        return self._storing.write(pieces, self.member.tensor, self._digest.hexdigest())
-
-
-def _compressed(spool: Spool, places: Sequence[slice], plan: payloads.ChunkPlan) -> SpooledPieces:
-    """Return the pieces of a payload whose compressed chunks lie in `spool`."""
-    heads = payloads.heads(plan, [place.stop - place.start for place in places])
-    pieces = [piece for head, place in zip(heads, places, strict=True) for piece in (head, place)]
-    return SpooledPieces(spool, spool.view(), pieces)
-
-
-def _uncompressed(raw: memoryview, spool: Spool, plan: payloads.ChunkPlan) -> SpooledPieces:
-    """Return the pieces of a payload whose chunks are parts of the value itself, `raw`, which lies in `spool`."""
-    size = plan.array.chunk_bytes
-    pieces: list[bytes | slice] = []
-    for head, part in zip(payloads.heads(plan, [size] * len(plan.cells)), plan.slices, strict=True):
-        zeros = windows(slice(part.stop, part.start + size))  # as in encode_chunk
-        pieces += [head, *windows(part), *(bytes(zero.stop - zero.start) for zero in zeros)]
-    return SpooledPieces(spool, raw, pieces)
 
 
 def _nothing() -> None:

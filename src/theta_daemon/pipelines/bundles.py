@@ -1,0 +1,93 @@
+"""Objects with the changed elements of many parameter groups of a file: written, and read, once for all of them.
+
+A fine-tune changes some hundred elements of each of some hundred groups: as an object each they would take more system
+calls, and more round trips to a server, than bytes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from theta_daemon.cache.parsed import Parsed
+from theta_daemon.errors import CorruptObject
+from theta_daemon.pipelines.value import SLACK
+from theta_daemon.store.codec import MAX_EXPANSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from theta_daemon.metadata.entries import Name, ObjectRef
+    from theta_daemon.pipelines.services import Services
+    from theta_daemon.pipelines.storing import Stored
+    from theta_daemon.store.objects import ObjectStore
+    from theta_daemon.updates.exact_sparse import Changes
+
+
+BUNDLED = 64 << 10
+"""Bytes of changes up to which they share an object with others; more are worth one of their own."""
+
+_MOST = 4 << 20  # bytes of changes in one object
+
+
+class Bundles:
+    """The bundles that were used last, of at most `limit` bytes as they are stored; safe from any thread.
+
+    One that has more than `most` bytes when it is decoded is refused.
+    """
+
+    def __init__(self, store: ObjectStore, limit: int, most: int) -> None:
+        self._store = store
+        self._most = most
+        self._parsed = Parsed(limit)
+
+    def changes(self, ref: ObjectRef, name: Name) -> Changes:
+        """Return the changes of one parameter group. Raises MissingObject, CorruptObject, RepositoryError."""
+        found = self._parsed.get(self._unpack, ref.oid, lambda: bytes(self._store.open(ref))).get(name)
+        if found is None:
+            raise CorruptObject(f"object {ref.oid} holds no changes of this parameter group")
+        return found
+
+    def _unpack(self, data: bytes) -> Mapping[Name, Changes]:
+        from theta_daemon.store.arrays import open_arrays  # and with it numpy: most checkouts have no use for it
+        from theta_daemon.updates.exact_sparse import unpack
+
+        most = min(MAX_EXPANSION * len(data) + SLACK, self._most)
+        return unpack(open_arrays(memoryview(data), most))
+
+
+def write_bundles(
+    services: Services, stored: Mapping[int, Stored], names: Callable[[int], Sequence[Name]]
+) -> dict[int, Stored]:
+    """Write the changes that wait in `stored`, by the groups' indices, and return all groups with their objects.
+
+    `names` returns all names of a group. What goes into which object depends on the changes alone.
+    """
+    done = dict(stored)
+    waiting: dict[int, Changes] = {}
+    held = 0
+    for index, each in sorted(stored.items()):
+        if each.changes is None:
+            continue
+        if held + each.changes.nbytes > _MOST:
+            _write(services, waiting, names, done)
+            waiting, held = {}, 0
+        waiting[index] = each.changes
+        held += each.changes.nbytes
+    _write(services, waiting, names, done)
+    return done
+
+
+def _write(
+    services: Services, waiting: Mapping[int, Changes], names: Callable[[int], Sequence[Name]], done: dict[int, Stored]
+) -> None:
+    if not waiting:
+        return
+    from theta_daemon.store.arrays import encode_arrays
+    from theta_daemon.updates.exact_sparse import pack
+
+    arrays = pack([(names(index), changes) for index, changes in waiting.items()])
+    with services.trace.stage("write object", sum(len(array.raw) for array in arrays.values())):
+        ref = services.store.write(encode_arrays(arrays, services.codec))
+    for index in waiting:
+        entry = done[index].entry.replace(oid=ref.oid, size=ref.size)
+        done[index] = done[index].replace(entry=entry, changes=None)

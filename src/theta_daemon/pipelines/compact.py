@@ -1,0 +1,61 @@
+"""Chains are cut: every parameter group of a file gets a dense object of its own again."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from theta_daemon import dtypes
+from theta_daemon.errors import ThetaError
+from theta_daemon.metadata import text
+from theta_daemon.metadata.digest import digest as digest_of
+from theta_daemon.metadata.entries import Metadata
+from theta_daemon.pipelines.chains import chains
+from theta_daemon.pipelines.replay import replay
+from theta_daemon.pipelines.tolerance import verify_replayed
+from theta_daemon.pipelines.value import locate
+from theta_daemon.store import payload as payloads
+from theta_daemon.updates.kinds import DENSE
+
+if TYPE_CHECKING:
+    from theta_daemon.metadata.entries import Entry
+    from theta_daemon.pipelines.chains import Chain
+    from theta_daemon.pipelines.services import Services
+
+
+def compact(services: Services, path: bytes, metadata: Metadata) -> tuple[Metadata, int]:
+    """Return `metadata`, which `path` holds, without increments, and how many there were. The values stay the same.
+
+    Raises what `chains` and `replay` raise.
+    """
+    found = chains(services, path, metadata.entries)
+    futures = {
+        name: services.pool.submit(partial(_dense, services, metadata.entries[name], chain))
+        for name, chain in found.items()
+    }
+    made = {name: future.result() for name, future in futures.items()}
+    return Metadata({name: made.get(name, entry) for name, entry in metadata.entries.items()}, metadata.file), len(made)
+
+
+def _dense(services: Services, entry: Entry, chain: Chain) -> Entry:
+    buffer = services.buffers.take(dtypes.nbytes(entry.dtype, entry.shape))
+    try:
+        replay(services, chain, buffer)
+        found = digest_of(buffer)
+        verify_replayed(services, entry, chain, buffer, found)
+        ref = services.store.write(payloads.encode(buffer, entry.dtype, entry.shape, services.codec))
+    except ThetaError as error:
+        locate(error, chain.name, entry)
+        raise
+    finally:
+        services.buffers.give(buffer)
+    return entry.replace(oid=ref.oid, size=ref.size, update_type=DENSE, last_commit=None, digest=found, replay=())
+
+
+def compacted(services: Services, path: bytes, data: bytes) -> tuple[bytes, int]:
+    """Return the metadata `data` without increments, and how many there were; as it is where it is no metadata."""
+    metadata = text.read(data)
+    if not isinstance(metadata, Metadata):
+        return data, 0
+    found, number = compact(services, path, metadata)
+    return (text.serialize(found) if number else data), number

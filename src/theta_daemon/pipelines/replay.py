@@ -1,0 +1,188 @@
+"""A chain becomes a value: the base is decoded once, and the updates are applied to it in place, in order.
+
+Updates are small, and their arrays are held while one pass over the value applies them: window after window, so that a
+window stays in the processor's cache; where they are larger than the value itself, they come one after the other.
+What git-theta recorded without a digest is computed as git-theta does it, in whole arrays.
+
+Nothing is verified here but the objects of a chain without a digest, by their SHA-256: no digest vouches for these.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from theta_daemon.dtypes import nbytes
+from theta_daemon.errors import CorruptObject, ObjectError, UnsupportedError
+from theta_daemon.metadata.entries import ObjectRef
+from theta_daemon.pipelines.value import SLACK
+from theta_daemon.store import payload as payloads
+from theta_daemon.store.arrays import open_arrays
+from theta_daemon.store.codec import MAX_EXPANSION
+from theta_daemon.updates import steps
+from theta_daemon.updates.array import Array
+from theta_daemon.updates.exact_sparse import Changes, compose
+from theta_daemon.updates.kinds import EXACT_SPARSE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from theta_daemon.metadata.entries import Update
+    from theta_daemon.pipelines.chains import Chain
+    from theta_daemon.pipelines.services import Services
+    from theta_daemon.updates.steps import Step
+
+WINDOW = 1 << 20  # bytes that updates are applied to before the next ones
+_SHARE = 4  # fraction of the memory limit that a value, and the arrays of one object, may take
+_MOST_ARRAYS = 8  # times the value: a sparse update of every element has its value and its position, as 64-bit numbers
+
+
+def replay(
+    services: Services, chain: Chain, into: memoryview, forget: Callable[[int, int], None] | None = None
+) -> None:
+    """Write the value of `chain` into `into`, which has exactly its size.
+
+    `forget` gives back the memory of a part of `into`, where that is a file. A value that is too large to be computed
+    as git-theta does it, with some copies of the whole, has the bits that are the same on every machine.
+
+    Raises MissingObject, CorruptObject, UnsupportedError, RepositoryError; `into` then holds anything.
+    """
+    base(services, chain, into)
+    if forget is not None:
+        forget(0, len(into))
+    if chain.is_exact or is_large(services, len(into)):
+        _apply(services, chain, into, forget)
+        return
+    from theta_daemon.updates import git_theta
+
+    for update in chain.updates:
+        arrays = _arrays(services, chain, update)
+        with _located(update), services.trace.stage("apply updates", len(into)):
+            previous = Array(chain.dtype, chain.shape, into)
+            into[:] = git_theta.apply(update.update_type, arrays, previous)
+
+
+def is_large(services: Services, size: int) -> bool:
+    """Whether a value of `size` bytes does not fit into memory."""
+    return size > services.settings.memory_limit // _SHARE
+
+
+def base(services: Services, chain: Chain, into: memoryview) -> None:
+    """Write the value of the chain's base into `into`; one that others need too is decoded once."""
+    key, size = chain.base_key, len(into)
+    known = services.values.get(key, size)
+    if known is not None:
+        into[:] = known.view
+        known.release()
+        return
+    if not services.values.is_expected(key, besides=1):
+        services.values.forgo([key])
+        _decode_base(services, chain, into)
+        return
+    buffer = services.buffers.take(size)
+    try:
+        _decode_base(services, chain, buffer)
+    except BaseException:
+        services.buffers.give(buffer)
+        raise
+    into[:] = buffer
+    services.values.offer(key, buffer, partial(services.buffers.give, buffer)).release()
+
+
+def _decode_base(services: Services, chain: Chain, into: memoryview) -> None:
+    stored = _open(services, chain, chain.base)
+    if len(into) > MAX_EXPANSION * len(stored) + SLACK:
+        raise CorruptObject(f"object {chain.base.oid} of {len(stored)} bytes cannot hold {len(into)} bytes")
+    with services.trace.stage("decode", len(into)):
+        payload = payloads.open_payload(stored, chain.dtype, chain.shape)
+        if payload.raw is not None:
+            into[:] = payload.raw
+            return
+        for chunk in payload.chunks:
+            chunk.decode_into(into)
+
+
+def _apply(services: Services, chain: Chain, into: memoryview, forget: Callable[[int, int], None] | None) -> None:
+    """Apply all updates as they are defined for every machine."""
+    for batch in _batches(services, chain):
+        with services.trace.stage("apply updates", len(into)):
+            apply(batch, chain.shape, into, forget)
+
+
+def apply(
+    batch: Sequence[Step],
+    shape: tuple[int, ...],
+    into: memoryview,
+    forget: Callable[[int, int], None] | None = None,
+) -> None:
+    """Apply updates to the value of `shape` that `into` holds, in one pass. Raises CorruptObject."""
+    rows = shape[0] if shape else 1
+    row = len(into) // rows if rows else 0
+    at_once = max(WINDOW // row, 1) if row else rows
+    for start in range(0, rows, at_once) if batch else ():
+        stop = min(start + at_once, rows)
+        steps.apply_all(batch, into[start * row : stop * row], range(start, stop))
+        if forget is not None:
+            forget(start * row, stop * row)
+
+
+def _batches(services: Services, chain: Chain) -> Iterator[list[Step]]:
+    """Yield the steps in order, as many together as weigh no more than the value."""
+    batch: list[Step] = []
+    changes: list[Changes] = []
+    held = 0
+    for update in chain.updates:
+        if held and held + update.size > nbytes(chain.dtype, chain.shape):
+            yield [*batch, *_composed(chain, changes)]
+            batch, changes, held = [], [], 0
+        held += update.size
+        if update.update_type == EXACT_SPARSE:
+            with _located(update):
+                changes.append(services.bundles.changes(ObjectRef(update.oid, update.size), chain.name))
+            continue
+        batch += _composed(chain, changes)
+        changes = []
+        arrays = _arrays(services, chain, update)
+        with _located(update):
+            batch.append(steps.prepare(update.update_type, arrays, chain.dtype, chain.shape))
+    yield [*batch, *_composed(chain, changes)]
+
+
+def _composed(chain: Chain, changes: Sequence[Changes]) -> Iterator[Step]:
+    if changes:
+        yield compose(changes, chain.dtype, chain.shape)
+
+
+def _arrays(services: Services, chain: Chain, update: Update) -> Mapping[str, Array]:
+    """Return what the object of an update holds, decoded."""
+    stored = _open(services, chain, ObjectRef(update.oid, update.size))
+    size = nbytes(chain.dtype, chain.shape)
+    credible = min(MAX_EXPANSION * len(stored), _MOST_ARRAYS * size) + SLACK
+    most = min(credible, services.settings.memory_limit // _SHARE)
+    with _located(update), services.trace.stage("decode updates", update.size):
+        try:
+            return open_arrays(stored, most)
+        except CorruptObject as error:
+            if most < credible:
+                error.at(hint="raise theta.memoryLimit, should it be the size")
+            raise
+
+
+def _open(services: Services, chain: Chain, ref: ObjectRef) -> memoryview:
+    with services.trace.stage("open object", ref.size):
+        stored = services.store.open(ref)
+        if not chain.is_exact:
+            services.store.verify(ref, stored)
+    return stored
+
+
+@contextmanager
+def _located(update: Update) -> Iterator[None]:
+    """Add to errors about an update which object it is."""
+    try:
+        yield
+    except (ObjectError, UnsupportedError) as error:
+        if update.oid not in error.message:
+            error.message = f"object {update.oid}: {error.message}"
+        raise

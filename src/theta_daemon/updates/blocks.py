@@ -1,0 +1,67 @@
+"""Large values in blocks that stay in the processor's cache, and the memory to compute them in."""
+
+from __future__ import annotations
+
+import math
+import threading
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from theta_daemon.updates.numbers import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from theta_daemon.updates.numbers import Type, Values
+
+    Block = tuple[slice, ...]
+
+_WIDEST = 16  # bytes of an element: complex128
+
+
+def blocks(shape: tuple[int, ...]) -> Iterator[Block]:
+    """Yield blocks of at most BLOCK elements that cover `shape` (rank 1 at least): a slice for each axis.
+
+    Each is contiguous in C order. The last axes are cut only where they must be: what is computed with one number for
+    each row is fast where rows are whole.
+    """
+    axis = 0
+    while math.prod(shape[axis + 1 :]) > BLOCK:
+        axis += 1
+    inner = math.prod(shape[axis + 1 :])
+    if not inner or not math.prod(shape):
+        return
+    step = BLOCK // inner
+    cuts = [slice(start, min(start + step, shape[axis])) for start in range(0, shape[axis], step)]
+    rest = [slice(0, size) for size in shape[axis + 1 :]]
+    for outer in product(*(range(size) for size in shape[:axis])):
+        for cut in cuts:
+            yield (*(slice(i, i + 1) for i in outer), cut, *rest)
+
+
+class _Rooms(threading.local):
+    """A thread's memory to compute in, used again and again: fresh memory costs more than a sum in it."""
+
+    def __init__(self) -> None:
+        self.bytes = [np.empty(0, np.uint8)] * 2
+
+
+_rooms = _Rooms()
+
+
+def room(which: int, dtype: Type, shape: tuple[int, ...]) -> Values:
+    """Return the thread's first or second room (0 or 1) as an array, of whatever content, of at most BLOCK elements."""
+    if not len(_rooms.bytes[which]):
+        _rooms.bytes[which] = np.empty(BLOCK * _WIDEST, np.uint8)
+    return _rooms.bytes[which][: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def converted(values: Values, dtype: Type, which: int) -> Values:
+    """Return `values`, of at most BLOCK elements, as `dtype`: themselves where they are, else in the thread's room."""
+    if values.dtype == dtype:
+        return values
+    wide = room(which, dtype, values.shape)
+    np.copyto(wide, values, casting="unsafe")
+    return wide

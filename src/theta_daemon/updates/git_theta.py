@@ -1,0 +1,81 @@
+"""Updates as git-theta 0.2.0 applies them: its numpy expressions on whole arrays, BLAS and all.
+
+For entries without a digest. Which bits come out is up to the machine for low-rank, as it is for git-theta; on one
+machine they are git-theta's own. It computes in whatever type numpy promotes to and leaves it at that; here the result
+becomes the dtype that the metadata names, in one conversion.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from theta_daemon.errors import CorruptObject, UnsupportedError
+from theta_daemon.updates.elementwise import IA3 as FACTORS
+from theta_daemon.updates.elementwise import broadcast
+from theta_daemon.updates.kinds import IA3, LOW_RANK, SPARSE
+from theta_daemon.updates.low_rank import NAMES, WHOLE
+from theta_daemon.updates.numbers import elements
+from theta_daemon.updates.sparse import additions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from theta_daemon.updates.array import Array
+    from theta_daemon.updates.numbers import Values
+
+Shape = tuple[int, ...]
+
+
+def apply(update_type: str, arrays: Mapping[str, Array], previous: Array) -> memoryview:
+    """Return the raw bytes of the value that git-theta makes of `previous`, in its dtype and shape.
+
+    Raises CorruptObject, and UnsupportedError for an unknown type and for dtypes that numpy does not compute with.
+    Allocates some values of the group's size, and nothing before it is known that the update fits.
+    """
+    value = elements(previous)
+    with np.errstate(all="ignore"):  # infinities and NaN are values like others
+        new = _applied(update_type, arrays, value)
+        if new.dtype.kind == "c" and value.dtype.kind != "c":
+            raise UnsupportedError(f"values of dtype {previous.dtype} do not become complex by an update")
+        new = np.ascontiguousarray(new.astype(value.dtype, copy=False))
+    return new.reshape(-1).view(np.uint8).data
+
+
+def _applied(update_type: str, arrays: Mapping[str, Array], previous: Values) -> Values:
+    if update_type == SPARSE:
+        found = additions(arrays, previous.shape)
+        whole = np.zeros(previous.size, found.numbers.dtype)
+        np.add.at(whole, found.positions, found.numbers)
+        return np.asarray(whole.reshape(previous.shape) + previous)
+    if update_type == LOW_RANK and arrays.keys() == {WHOLE}:
+        whole = elements(arrays[WHOLE])
+        _check(whole.shape, previous.shape)
+        return np.asarray(whole + previous)
+    if update_type == LOW_RANK and arrays.keys() == NAMES:
+        left, right = elements(arrays["R"]), elements(arrays["C"])
+        _check(_multiplied(left.shape, right.shape), previous.shape)
+        return np.asarray(left @ right + previous)
+    if update_type == IA3 and arrays.keys() == {FACTORS}:
+        factors = elements(arrays[FACTORS])
+        _check(factors.shape, previous.shape)
+        return np.asarray(previous * factors)
+    if update_type in {LOW_RANK, IA3}:
+        raise CorruptObject(f"the object of a {update_type} update holds {sorted(arrays)!s:.80}")
+    raise UnsupportedError(f"the update type {update_type!r:.80} is not known")
+
+
+def _multiplied(left: Shape, right: Shape) -> Shape:
+    """Return the shape of left @ right. Raises CorruptObject where there is none."""
+    if left and right and left[-1] == right[max(len(right) - 2, 0)]:
+        outer = broadcast(left[:-2], right[:-2])
+        if outer is not None:
+            return (*outer, *left[-2:-1], *right[1:][-1:])
+    raise CorruptObject(f"R of shape {left} and C of shape {right} cannot be multiplied")
+
+
+def _check(update: Shape, shape: Shape) -> None:
+    """Raise CorruptObject unless an update of shape `update` and a value of `shape` make one of `shape`."""
+    if broadcast(update, shape) != shape:
+        raise CorruptObject(f"an update of shape {update} does not fit the shape {shape}")

@@ -1,0 +1,250 @@
+"""An exact-sparse object comes with the repository: it is refused, or its changes fit what is there."""
+
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from theta_daemon.errors import CorruptObject
+from theta_daemon.updates.array import Array
+from theta_daemon.updates.exact_sparse import Changes, compose, pack, unpack
+
+
+def good() -> dict[str, Array]:
+    """Return an object of two groups, of 2 and 3 changes."""
+    one = Changes(4, np.array([1, 5], "u4"), np.array([258, 3], "u4"))
+    other = Changes(2, np.array([0, 1, 9], "u4"), np.array([7, 8, 9], "u2"))
+    return pack([([("x", "y")], one), ([("y",), ("z",)], other)])
+
+
+def array(dtype: str, values: Any) -> Array:
+    elements = np.array(values, dtype)
+    return Array(dtype, elements.shape, memoryview(elements.tobytes()))
+
+
+def listing(groups: object) -> Array:
+    return array("uint8", list(json.dumps(groups).encode()))
+
+
+def text(data: bytes) -> Array:
+    return Array("uint8", (len(data),), memoryview(data))
+
+
+X, Y, Z = ["x", "y"], ["y"], ["z"]
+
+
+def test_what_all_of_this_spoils_is_well_formed() -> None:
+    assert list(unpack(good())) == [("x", "y"), ("y",), ("z",)]
+    assert list(unpack(good() | {"groups": listing([[[X], 4, 2], [[Y, Z], 2, 3]])})) == [("x", "y"), ("y",), ("z",)]
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        None,
+        1,
+        "[]",
+        {},
+        [],
+        [[]],
+        [None],
+        ["abc"],
+        [[[X], 4, 2]],
+        [[[X], 4, 2], [[Y, Z], 2]],
+        [[[X], 4, 2], [[Y, Z], 2, 3, 0]],
+        [[[X], 4, 2], [[Y, Z], 2, 2]],
+        [[[X], 4, 2], [[Y, Z], 2, 4]],
+        [[[X], 4, 3], [[Y, Z], 2, 2]],
+        [[[X], 2, 2], [[Y, Z], 4, 3]],
+        [[[X], 4, 2], [[Y, Z], 2, 3], [[["w"]], 2, 1]],
+        [[[X], 4, 2], [[Y, Z], 2, 3], [[["w"]], 2, -1]],
+        [[[X], 4, 5], [[["w"]], 4, -3], [[Y, Z], 2, 3]],
+        [[[X], 4, 2], [[Y, Z], 2, 3], [[["w"]], 3, 0]],
+        [[[X], 4, 2], [[Y, Z], 2, 3], [[["w"]], 0, 0]],
+        [[[X], 4, 2], [[Y, Z], 2, 3], [[["w"]], -4, 0]],
+        [[[X], 4, 2], [[Y, Z], 2, 3], [[["w"]], [], 0]],
+        [[[X], 4, 2], [[Y, Z], 2, 3], [[["w"]], True, 0]],
+        [[[X], 4.0, 2], [[Y, Z], 2, 3]],
+        [[[X], "4", 2], [[Y, Z], 2, 3]],
+        [[[X], 4, 2.0], [[Y, Z], 2, 3]],
+        [[[X], 4, 10**300], [[Y, Z], 2, 3]],
+        [[[X], 4, 2], [[], 2, 3]],
+        [[[X], 4, 2], [["y", "z"], 2, 3]],
+        [[[X], 4, 2], ["yz", 2, 3]],
+        [[[X], 4, 2], [{"y": "z"}, 2, 3]],
+        [[[X], 4, 2], [[[]], 2, 3]],
+        [[[X], 4, 2], [[Y, []], 2, 3]],
+        [[[X], 4, 2], [[[1]], 2, 3]],
+        [[[X], 4, 2], [[[None]], 2, 3]],
+        [[[X], 4, 2], [[[["y"]]], 2, 3]],
+        [[[X], 4, 2], [[[{}]], 2, 3]],
+        [[[X], 4, 2], [[Y, Y], 2, 3]],
+        [[[X], 4, 2], [[Y, X], 2, 3]],
+    ],
+    ids=str,
+)
+def test_a_list_of_other_groups_is_refused(groups: object) -> None:
+    with pytest.raises(CorruptObject):
+        unpack(good() | {"groups": listing(groups)})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[",
+        b"[]]",
+        b"\xff",
+        '[[[["é"]],4,2],[[["z"]],2,3]]'.encode(),
+        b"\0",
+        b"[" * 100_000,
+        b'[[[["x"]],4,2],[[["z"]],2,' + b"9" * 100_000 + b"]]",
+        b'[[[["x"]],4,2],[[["z"]],2,3]' + b"[]," * 100_000,
+        b'{"a":' * 100_000,
+        b"NaN",
+    ],
+    ids=lambda data: repr(data[:20]),
+)
+def test_text_that_is_no_list_is_refused(data: bytes) -> None:
+    with pytest.raises(CorruptObject):
+        unpack(good() | {"groups": text(data)})
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        {"indices": array("uint32", [1, 1, 0, 1, 9])},
+        {"indices": array("uint32", [5, 1, 0, 1, 9])},
+        {"indices": array("uint32", [1, 5, 0, 9, 1])},
+        {"indices": array("uint32", [1, 5, 0, 1, 1])},
+        {"indices": array("uint32", [1, 5, 0, 1])},
+        {"indices": array("uint32", [1, 5, 0, 1, 9, 10])},
+        {"indices": array("uint32", [[1, 5, 0, 1, 9]])},
+        {"indices": array("uint32", 1)},
+        {"indices": array("int32", [1, 5, 0, 1, 9])},
+        {"indices": array("int64", [1, 5, 0, 1, 9])},
+        {"indices": array("float32", [1, 5, 0, 1, 9])},
+        {"indices": array("uint32", [1, 5, 0, 1, 9]).replace(dtype="nonsense")},
+        {"indices": array("uint32", [1, 5, 0, 1, 9]).replace(shape=(6,))},
+        {"indices": array("uint32", [1, 5, 0, 1, 9]).replace(shape=(1 << 61,))},
+        {"indices": array("uint32", [1, 5, 0, 1, 9]).replace(shape=(-1,))},
+        {"indices": array("uint32", [1, 5, 0, 1, 9]).replace(shape=())},
+        {"values2": array("uint16", [7, 8])},
+        {"values2": array("uint16", [7, 8, 9, 10])},
+        {"values2": array("int16", [7, 8, 9])},
+        {"values2": array("uint8", [7, 8, 9])},
+        {"values2": array("uint16", [[7, 8, 9]])},
+        {"values2": array("uint16", [7, 8, 9]).replace(raw=memoryview(b"12345"))},
+        {"values2": array("uint16", [7, 8, 9]).replace(raw=memoryview(b"12345678"))},
+        {"values16": array("uint64", [[1, 2]])},
+        {"values16": array("uint64", [1, 2])},
+        {"values3": array("uint8", [1])},
+        {"other": array("uint8", [1])},
+        {"groups": array("int8", [91, 93])},
+        {"groups": array("uint8", [[91, 93]])},
+        {"groups": array("uint8", [91, 93]).replace(shape=(3,))},
+    ],
+    ids=str,
+)
+def test_arrays_that_lie_are_refused(spoiled: dict[str, Array]) -> None:
+    with pytest.raises(CorruptObject):
+        unpack(good() | spoiled)
+
+
+@pytest.mark.parametrize("missing", ["groups", "indices", "values2", "values4"])
+def test_a_missing_array_is_found(missing: str) -> None:
+    arrays = good()
+    del arrays[missing]
+    with pytest.raises(CorruptObject):
+        unpack(arrays)
+
+
+def test_a_group_whose_positions_do_not_ascend_is_found_beside_one_without_changes() -> None:
+    empty = Changes(4, np.array([], "u4"), np.array([], "u4"))
+    one = Changes(4, np.array([3, 7], "u4"), np.array([1, 2], "u4"))
+    groups = [(("a",), empty), (("b",), one), (("c",), empty), (("d",), one), (("e",), empty)]
+    arrays = pack([([name], each) for name, each in groups])
+    assert len(unpack(arrays)) == 5
+    for indices in ([7, 3, 3, 7], [3, 7, 7, 3], [3, 3, 3, 7]):
+        with pytest.raises(CorruptObject, match="ascend"):
+            unpack(arrays | {"indices": array("uint32", indices)})
+
+
+def test_claims_allocate_nothing() -> None:
+    claims = listing([[[X], 4, 1 << 60], [[Y, Z], 2, 1 << 60]])
+    tracemalloc.start()
+    with pytest.raises(CorruptObject):
+        unpack(good() | {"groups": claims, "indices": array("uint32", [1]).replace(shape=(1 << 60,))})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_many_groups_take_time_in_proportion() -> None:
+    count = 20_000
+    names = json.dumps([[[[str(number)]], 1, 0] for number in range(count)]).encode()
+    before = time.process_time()
+    assert len(unpack({"groups": text(names), "indices": array("uint32", [])})) == count
+    assert time.process_time() - before < 2
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 20) | st.floats() | st.sampled_from(["x", "y", ""]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+)
+GROUPS = st.lists(
+    st.tuples(
+        st.lists(st.lists(st.sampled_from("abcdef"), max_size=2) | JSON, max_size=2) | JSON,
+        st.sampled_from([1, 2, 4, 8, 16]) | JSON,
+        st.integers(-1, 4) | JSON,
+    )
+    | JSON,
+    max_size=4,
+)
+
+
+@st.composite
+def objects(draw: st.DrawFn) -> dict[str, Array]:
+    """Return arrays that may be anything, but are often nearly right."""
+    arrays = {"groups": listing(draw(GROUPS | JSON))}
+    positions = draw(st.lists(st.integers(0, 12), max_size=6))
+    if draw(st.booleans()):
+        positions.sort()
+    arrays["indices"] = array(draw(st.sampled_from(["uint32", "uint64", "int64"])), positions)
+    for unit in draw(st.sets(st.sampled_from([1, 2, 4, 8, 16]), max_size=3)):
+        count = draw(st.integers(0, 6))
+        shape = (count, 2) if unit == 16 else (count,)
+        arrays[f"values{unit}"] = array(f"uint{min(8 * unit, 64)}", np.ones(shape))
+    return arrays
+
+
+@given(objects(), st.sampled_from(["uint8", "float16", "float32", "float64", "complex128"]), st.integers(0, 10))
+def test_what_is_not_refused_changes_only_what_is_there(arrays: dict[str, Array], dtype: str, size: int) -> None:
+    try:
+        groups = unpack(arrays)
+    except CorruptObject:
+        return
+    assert (
+        sum(len(each.indices) for each in {id(each): each for each in groups.values()}.values())
+        == len(arrays["indices"].raw) // np.dtype(arrays["indices"].dtype).itemsize
+    )
+    for name, each in groups.items():
+        assert name
+        assert all(isinstance(part, str) for part in name)
+        assert (np.diff(each.indices.astype("i8")) > 0).all()
+        try:
+            step = compose([each], dtype, (size,))
+        except CorruptObject:
+            continue
+        unit = np.dtype(dtype).itemsize
+        memory = bytearray((size + 2) * unit)
+        step.apply(memoryview(memory)[unit:-unit], range(size))
+        assert not any(memory[:unit])
+        assert not any(memory[-unit:])
