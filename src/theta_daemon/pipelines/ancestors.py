@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Entry, Name
     from theta_daemon.trace import Trace
 
-_MOST_STEPS = 4096  # of one chain: a checkout of so long a one would take minutes, and memory for each step
+MOST_STEPS = 4096  # of one chain: a checkout of so long a one would take minutes, and memory for each step
 
 
 class Version(Protocol):
@@ -88,8 +88,8 @@ class Ancestors:
                 metadata = self._metadata(commit, path, names[0])
                 for name in names:
                     before = metadata.entries.get(name)
-                    if before is None or len(found[name]) == _MOST_STEPS:
-                        what = "does not hold it" if before is None else f"is {_MOST_STEPS} updates back"
+                    if before is None or len(found[name]) == MOST_STEPS:
+                        what = "does not hold it" if before is None else f"is {MOST_STEPS} updates back"
                         raise MetadataError(
                             f"its previous value is looked for here, but this commit {what}",
                             path=path,

@@ -6,10 +6,12 @@ calls, and more round trips to a server, than bytes.
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from theta_daemon.cache.parsed import Parsed
 from theta_daemon.errors import CorruptObject
+from theta_daemon.frozen import Frozen
 from theta_daemon.pipelines.value import SLACK
 from theta_daemon.store.codec import MAX_EXPANSION
 
@@ -29,30 +31,58 @@ BUNDLED = 64 << 10
 _MOST = 4 << 20  # bytes of changes in one object
 
 
-class Bundles:
-    """The bundles that were used last, of at most `limit` bytes as they are stored; safe from any thread.
+class Bundle(Frozen):
+    """An object, decoded: what changed in each parameter group, and the bytes that all of it takes."""
 
-    One that has more than `most` bytes when it is decoded is refused.
+    changes: Mapping[Name, Changes]
+    nbytes: int
+
+
+class Bundles:
+    """The bundles that were used last, of at most `limit` bytes in memory; safe from any thread.
+
+    One that has more than `most` bytes is refused.
     """
 
     def __init__(self, store: ObjectStore, limit: int, most: int) -> None:
         self._store = store
+        self._limit = limit
         self._most = most
-        self._parsed = Parsed(limit)
+        self._known: OrderedDict[str, Bundle] = OrderedDict()
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def open(self, ref: ObjectRef) -> Bundle:
+        """Return the bundle in an object. Raises MissingObject, CorruptObject, RepositoryError."""
+        with self._lock:
+            known = self._known.get(ref.oid)
+            if known is not None:
+                self._known.move_to_end(ref.oid)
+                return known
+        bundle = self._read(ref)
+        with self._lock:
+            if ref.oid not in self._known:
+                self._known[ref.oid] = bundle
+                self._held += bundle.nbytes
+            while self._held > self._limit:
+                _, dropped = self._known.popitem(last=False)
+                self._held -= dropped.nbytes
+        return bundle
 
     def changes(self, ref: ObjectRef, name: Name) -> Changes:
-        """Return the changes of one parameter group. Raises MissingObject, CorruptObject, RepositoryError."""
-        found = self._parsed.get(self._unpack, ref.oid, lambda: bytes(self._store.open(ref))).get(name)
+        """Return the changes of one parameter group; raises as `open` does."""
+        found = self.open(ref).changes.get(name)
         if found is None:
             raise CorruptObject(f"object {ref.oid} holds no changes of this parameter group")
         return found
 
-    def _unpack(self, data: bytes) -> Mapping[Name, Changes]:
+    def _read(self, ref: ObjectRef) -> Bundle:
         from theta_daemon.store.arrays import open_arrays  # and with it numpy: most checkouts have no use for it
         from theta_daemon.updates.exact_sparse import unpack
 
-        most = min(MAX_EXPANSION * len(data) + SLACK, self._most)
-        return unpack(open_arrays(memoryview(data), most))
+        stored = self._store.open(ref)
+        arrays = open_arrays(stored, min(MAX_EXPANSION * len(stored) + SLACK, self._most))
+        return Bundle(unpack(arrays), sum(len(array.raw) for array in arrays.values()))
 
 
 def write_bundles(

@@ -12,7 +12,7 @@ from theta_daemon.cache import memo
 from theta_daemon.errors import MetadataError, UnsupportedError
 from theta_daemon.frozen import Frozen
 from theta_daemon.metadata.entries import ObjectRef, Update
-from theta_daemon.pipelines.ancestors import needs_history
+from theta_daemon.pipelines.ancestors import MOST_STEPS, needs_history
 from theta_daemon.updates.kinds import DENSE
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ def _chain(name: Name, entries: tuple[Entry, ...]) -> Chain:
         raise UnsupportedError("an update that changes dtype or shape cannot be replayed", parameter="/".join(name))
     updates = [*first.replay, *(Update(entry.update_type, entry.oid, entry.size) for entry in entries)]
     base = updates.pop(0)
+    if len(updates) > MOST_STEPS:
+        raise MetadataError(
+            f"its replay has {len(updates)} updates, and {MOST_STEPS} at most are credible", parameter="/".join(name)
+        )
     if base.update_type != DENSE or any(update.update_type == DENSE for update in updates):
         raise MetadataError("its replay is not one dense value and the updates that follow", parameter="/".join(name))
     return Chain(name, last.dtype, last.shape, ObjectRef(base.oid, base.size), tuple(updates), last.digest is not None)

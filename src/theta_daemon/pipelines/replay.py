@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 WINDOW = 1 << 20  # bytes that updates are applied to before the next ones
 _SHARE = 4  # fraction of the memory limit that a value, and the arrays of one object, may take
+_FEW = 32 << 20  # bytes: 64 bundles, as fine-tunes have them, are applied in one pass
 _MOST_ARRAYS = 8  # times the value: a sparse update of every element has its value and its position, as 64-bit numbers
 
 
@@ -128,22 +129,25 @@ def apply(
 
 
 def _batches(services: Services, chain: Chain) -> Iterator[list[Step]]:
-    """Yield the steps in order, as many together as weigh no more than the value."""
+    """Yield the steps in order, as many together as their arrays take no more memory than the value, or a few MiB."""
+    most = max(nbytes(chain.dtype, chain.shape), _FEW)
     batch: list[Step] = []
     changes: list[Changes] = []
     held = 0
     for update in chain.updates:
-        if held and held + update.size > nbytes(chain.dtype, chain.shape):
+        if held > most:
             yield [*batch, *_composed(chain, changes)]
             batch, changes, held = [], [], 0
-        held += update.size
         if update.update_type == EXACT_SPARSE:
+            ref = ObjectRef(update.oid, update.size)
             with _located(update):
-                changes.append(services.bundles.changes(ObjectRef(update.oid, update.size), chain.name))
+                changes.append(services.bundles.changes(ref, chain.name))
+                held += services.bundles.open(ref).nbytes
             continue
         batch += _composed(chain, changes)
         changes = []
         arrays = _arrays(services, chain, update)
+        held += sum(len(array.raw) for array in arrays.values())
         with _located(update):
             batch.append(steps.prepare(update.update_type, arrays, chain.dtype, chain.shape))
     yield [*batch, *_composed(chain, changes)]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _RECENT_LIMIT = 64 << 20
 _PARSED_LIMIT = 4 << 20  # of text; what is parsed from it takes some ten times as much
-_BUNDLES_LIMIT = 32 << 20  # as they are stored
+_BUNDLES_LIMIT = 64 << 20
 _ENTRY = 16 << 10  # a share of memory for each entry of earlier versions that is remembered; it takes about 1 KB
 # More would hide longer pauses of git's, but memory that was never used before, and has left the processor's cache
 # when git comes to it, costs more than that (measured: 16 MiB took 8 % less than 64, of files of 57 and 256 MB).
@@ -151,7 +151,7 @@ def open_services(settings: Settings, warn: Callable[[bytes, str], None], trace:
         values=SharedValues(settings.cache_size),
         parsed=parsed,
         ancestors=Ancestors(record, parsed, trace, share // _ENTRY, partial(_fetch, settings, record)),
-        bundles=Bundles(store, min(share // 4, _BUNDLES_LIMIT), share),
+        bundles=Bundles(store, min(share // 2, _BUNDLES_LIMIT), share // 2),
         pool=Pool(settings.workers, settings.memory_limit),
         ahead=ReadAhead(window, _drop, most=2 * share),  # of two groups one is made while git takes the other
         buffers=Buffers(share),

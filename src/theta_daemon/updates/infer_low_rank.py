@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from theta_daemon.updates.pair import Pair
 
 _NOTHING: Final = 2.0**-40  # of the largest difference: what rounding may leave of a residual
+_MOST: Final = 64  # ranks: above some ten, factors of the elements' own type no longer have the digits
 _MANTISSA: Final = np.uint64((1 << 52) - 1)
 
 
@@ -43,7 +44,7 @@ def low_rank(both: Pair) -> Iterator[dict[str, Array]]:
     if len(both.shape) < 2:
         yield from infer_added.whole(both)
     elif len(both.shape) == 2 and len(both.new):
-        found = _factors(both, both.most // (sum(both.shape) * both.own.itemsize))
+        found = _factors(both, min(both.most // (sum(both.shape) * both.own.itemsize), _MOST))
         if found is not None:
             left, right = found
             yield {"R": array(both.dtype, left.astype(both.own)), "C": array(both.dtype, right.astype(both.own))}
@@ -54,32 +55,54 @@ def _factors(both: Pair, most: int) -> tuple[Values, Values] | None:
     height, width = both.shape
     most = min(most, height, width)
     previous, new = both.previous.reshape(both.shape), both.new.reshape(both.shape)
-    columns: list[int] = []  # of the pivots
-    rows: list[Values] = []
+    sample = tuple(slice(None, None, max(size // (most + 1), 1)) for size in both.shape)
+    part = _difference(previous[sample], new[sample])
+    if part is None or _eliminate(part, float(np.abs(part).max()) * _NOTHING, most) is None:
+        return None
+    both.through(0, len(both.new))
     left = np.zeros((height, most))
+    found: list[tuple[int, Values]] = []  # the columns of the pivots, and the rows of C
     scale = 0.0
     step = max(BLOCK // width, 1)
     for start in range(0, height, step):
-        part = slice(start, start + step)
-        rest = new[part].astype(np.float64) - previous[part].astype(np.float64)
-        largest = float(np.abs(rest).max())
-        if not math.isfinite(largest):
+        window = slice(start, start + step)
+        rest = _difference(previous[window], new[window])
+        if rest is None:
             return None
-        scale = max(scale, largest)
-        for k, (column, row) in enumerate(zip(columns, rows, strict=True)):
-            left[part, k] = rest[:, column]
-            rest -= left[part, k, np.newaxis] * row
-        while (place := _pivot(rest, scale * _NOTHING)) is not None:
-            if len(rows) == most:
-                return None
-            at, column = place
-            row = rest[at] / rest[at, column]
-            left[part, len(rows)] = rest[:, column]
-            rest -= left[part, len(rows), np.newaxis] * row
-            columns.append(column)
-            rows.append(row)
+        scale = max(scale, float(np.abs(rest).max()))
+        for k, (column, row) in enumerate(found):
+            left[window, k] = rest[:, column]
+            rest -= left[window, k, np.newaxis] * row
+        more = _eliminate(rest, scale * _NOTHING, most - len(found))
+        if more is None:
+            return None
+        for column, factors, row in more:
+            left[window, len(found)] = factors
+            found.append((column, row))
         both.through(start * width, (start + step) * width)
-    return (left[:, : len(rows)].copy(), np.array(rows)) if rows else None
+    return (left[:, : len(found)].copy(), np.array([row for _, row in found])) if found else None
+
+
+def _difference(previous: Values, new: Values) -> Values | None:
+    """Return the difference in float64; None where it holds what is no number."""
+    difference: Values = new.astype(np.float64) - previous.astype(np.float64)
+    return difference if np.isfinite(difference).all() else None
+
+
+def _eliminate(rest: Values, nothing: float, most: int) -> list[tuple[int, Values, Values]] | None:
+    """Take products of a column and a row away from `rest` until at most `nothing` is left of each element.
+
+    Returns, for each product, the column of its pivot, its column and its row; None where they would be above `most`.
+    """
+    found: list[tuple[int, Values, Values]] = []
+    while (pivot := _pivot(rest, nothing)) is not None:
+        if len(found) == most:
+            return None
+        at, column = pivot
+        row, factors = rest[at] / rest[at, column], rest[:, column].copy()
+        rest -= factors[:, np.newaxis] * row
+        found.append((column, factors, row))
+    return found
 
 
 def _pivot(rest: Values, nothing: float) -> tuple[int, int] | None:

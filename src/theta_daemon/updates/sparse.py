@@ -26,6 +26,7 @@ from theta_daemon.updates.numbers import (
     elements,
     has_negative_zero,
     holds_nan,
+    holds_negative_zero,
     store,
     stored,
     widened,
@@ -130,7 +131,7 @@ class Sparse(Frozen):
             target[at] = sums
             return True
         store(touched.astype(self.computed) + numbers, touched)
-        is_settled = not (self.signed_zero and _holds_negative_zero(touched))
+        is_settled = not (self.signed_zero and holds_negative_zero(touched))
         target[at] = touched
         return is_settled
 
@@ -153,7 +154,7 @@ def prepare(arrays: Mapping[str, Array], dtype: str, shape: tuple[int, ...]) -> 
         numbers = sums
     if numbers.dtype != computed or not numbers.flags.aligned:
         with np.errstate(all="ignore"):
-            numbers = numbers.astype(own, copy=False).astype(computed)
+            numbers = numbers.astype(own).astype(computed, copy=False)
     row, size = math.prod(shape[1:]), math.prod(shape)
     return Sparse(positions, numbers, row, size, stored(dtype), computed, has_negative_zero(dtype))
 
@@ -169,7 +170,3 @@ def _integers(dtype: str, shape: tuple[int, ...], raw: bytes) -> tuple[int, ...]
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
         return None
     return tuple(values.tolist())
-
-
-def _holds_negative_zero(values: Values) -> bool:
-    return drop_negative_zeros(values.copy())

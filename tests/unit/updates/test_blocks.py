@@ -47,7 +47,7 @@ def test_a_thread_has_two_rooms_of_its_own_and_uses_them_again() -> None:
     first, second = room(0, FLOAT32, (4, 5)), room(1, FLOAT32, (BLOCK,))
     assert first.shape == (4, 5)
     assert not np.shares_memory(first, second)
-    assert np.shares_memory(first, room(0, np.dtype(np.complex128), (BLOCK,)))
+    assert np.shares_memory(first, room(0, np.dtype(np.float64), (BLOCK,)))
     other = []
     thread = threading.Thread(target=lambda: other.append(room(0, FLOAT32, (4, 5))))
     thread.start()

@@ -19,6 +19,8 @@ from theta_daemon.updates.numbers import (
     drop_negative_zeros,
     elements,
     has_negative_zero,
+    holds_nan,
+    holds_negative_zero,
     store,
     stored,
     widened,
@@ -165,9 +167,10 @@ def test_negative_zeros_are_found_among_all_values(dtype: str) -> None:
         edge = NEGATIVE_ZERO[dtype]
         values = np.array([0, 1, edge - 1, edge, edge + 1, 2 * edge - 1, NAN[dtype]], word).view(kind)
     expected = [0 if bit == NEGATIVE_ZERO[dtype] else bit for bit in bits(values)]
-    assert drop_negative_zeros(values)
+    assert holds_negative_zero(values)
+    drop_negative_zeros(values)
     assert bits(values) == expected
-    assert not drop_negative_zeros(values)
+    assert not holds_negative_zero(values)
 
 
 def test_types_with_one_zero_and_numbers_without_a_sign_have_no_negative_zero() -> None:
@@ -183,14 +186,27 @@ def test_types_with_one_zero_and_numbers_without_a_sign_have_no_negative_zero() 
 @pytest.mark.parametrize("dtype", COMPLEX)
 def test_both_parts_of_complex_numbers_lose_the_sign_of_zero(dtype: str) -> None:
     values = np.array([complex(-0.0, -0.0), complex(1, -0.0)], dtype)
-    assert drop_negative_zeros(values)
+    drop_negative_zeros(values)
     assert not np.signbit(values.view(values.real.dtype)).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", *COMPLEX])
+def test_a_nan_is_found_wherever_it_is(dtype: str) -> None:
+    values = np.ones((300, 301), dtype)
+    assert not holds_nan(values)
+    for nan in (np.nan, -np.nan):
+        for place in ((0, 0), (150, 17), (299, 300)):
+            values[place] = nan if values.dtype.kind == "f" else complex(np.inf, nan)
+            assert holds_nan(values)
+            values[place] = -np.inf
+    assert not holds_nan(values)
+    assert not holds_nan(np.empty(0, dtype))
 
 
 def test_negative_zeros_far_into_a_large_value_are_found() -> None:
     values = np.ones(200_000, np.float32)
     values[[65_535, 65_536, 199_999]] = -0.0
-    assert drop_negative_zeros(values)
+    drop_negative_zeros(values)
     assert np.flatnonzero(values == 0).tolist() == [65_535, 65_536, 199_999]
     assert not np.signbit(values).any()
 
