@@ -285,7 +285,7 @@ def _inferred(
         return None if found is None else Increment(base, update_type, found.nbytes, found)
     from theta_daemon.updates.infer import infer
 
-    arrays = infer(update_type, before, value, chain.dtype, chain.shape, most)
+    arrays = infer(update_type, before, value, chain.dtype, chain.shape, most, forget)
     if arrays is None:
         return None
     return Increment(base, update_type, sum(len(array.raw) for array in arrays.values()), None, arrays)
