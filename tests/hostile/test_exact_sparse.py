@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theta_daemon.errors import CorruptObject
+from theta_daemon.updates import exact_sparse
 from theta_daemon.updates.array import Array
 from theta_daemon.updates.exact_sparse import Changes, compose, pack, unpack
 
@@ -185,6 +186,15 @@ def test_claims_allocate_nothing() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_a_list_that_is_too_long_to_be_read_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = good()
+    monkeypatch.setattr(exact_sparse, "MOST_LISTED", len(arrays["groups"].raw))
+    assert len(unpack(arrays)) == 3
+    longer = text(b"[" + b" " + bytes(arrays["groups"].raw)[1:])
+    with pytest.raises(CorruptObject, match="too long"):
+        unpack(arrays | {"groups": longer})
 
 
 def test_many_groups_take_time_in_proportion() -> None:

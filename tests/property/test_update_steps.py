@@ -13,25 +13,28 @@ from numpy.typing import NDArray
 from tests.support.update_arrays import COMPLEX, FLOATS, INTEGERS, applied, numpy_type, sparse_arrays, update_array
 from theta_daemon.updates.steps import Step, apply_all, prepare
 
-SHAPES = st.lists(st.integers(1, 7), max_size=3).map(tuple)
+SHAPES = st.lists(st.integers(1, 7), min_size=2, max_size=2) | st.lists(st.integers(1, 7), max_size=3)
 
 
-def random_bits(draw: st.DrawFn, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """Return values of any bits: infinities, NaN, subnormal numbers and both zeros come often."""
+def some_values(draw: st.DrawFn, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Return values of any bits, or such as a model has; zeros of both signs, infinities and NaN come often."""
     kind = numpy_type(dtype)
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     count = int(np.prod(shape))
-    raw = bytearray(draw(st.binary(min_size=count * kind.itemsize, max_size=count * kind.itemsize)))
-    values = np.frombuffer(raw, kind)
+    if dtype in INTEGERS or draw(st.booleans()):
+        values = np.frombuffer(rng.bytes(count * kind.itemsize), kind).copy()
+    else:
+        values = rng.standard_normal(count).astype(kind)
     if dtype in (*FLOATS, *COMPLEX):
         for place in draw(st.lists(st.integers(0, max(count - 1, 0)), max_size=4 if count else 0)):
-            values[place] = np.array(draw(st.sampled_from([-0.0, 0.0, np.inf, -np.inf, 1.0]))).astype(kind)
+            values[place] = np.array(draw(st.sampled_from([-0.0, 0.0, np.inf, -np.inf, np.nan, 1.0]))).astype(kind)
     return values.reshape(shape)
 
 
 @st.composite
 def groups(draw: st.DrawFn) -> tuple[NDArray[Any], list[Step]]:
     """Return a value and up to four steps for it."""
-    shape = draw(SHAPES)
+    shape = tuple(draw(SHAPES))
     dtype = draw(st.sampled_from([*FLOATS, *COMPLEX, *INTEGERS]))
     steps = []
     types = ["sparse"] if dtype not in FLOATS else ["sparse", "sparse", "ia3", "low-rank"]
@@ -40,20 +43,20 @@ def groups(draw: st.DrawFn) -> tuple[NDArray[Any], list[Step]]:
         if update_type == "sparse":
             places = st.integers(0, int(np.prod(shape)) - 1)
             positions = draw(st.lists(places, max_size=6))
-            arrays = sparse_arrays(positions, random_bits(draw, (len(positions),), update), shape)
+            arrays = sparse_arrays(positions, some_values(draw, (len(positions),), update), shape)
         elif update_type == "ia3":
             broadcast = tuple(draw(st.sampled_from([1, size])) for size in shape)
-            arrays = {"ia3": update_array(random_bits(draw, broadcast, update))}
+            arrays = {"ia3": update_array(some_values(draw, broadcast, update))}
         elif len(shape) == 2:
             k = draw(st.integers(1, 3))
             arrays = {
-                "R": update_array(random_bits(draw, (shape[0], k), update)),
-                "C": update_array(random_bits(draw, (k, shape[1]), update)),
+                "R": update_array(some_values(draw, (shape[0], k), update)),
+                "C": update_array(some_values(draw, (k, shape[1]), update)),
             }
         else:
-            arrays = {"parameter": update_array(random_bits(draw, shape, update))}
+            arrays = {"parameter": update_array(some_values(draw, shape, update))}
         steps.append(prepare(update_type, arrays, dtype, shape))
-    return random_bits(draw, shape, dtype), steps
+    return some_values(draw, shape, dtype), steps
 
 
 @given(groups(), st.data())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import ml_dtypes
@@ -56,6 +57,13 @@ def applied(step: Step, previous: NDArray[Any], windows: Sequence[range] | None 
     return np.frombuffer(value, previous.dtype).reshape(previous.shape)
 
 
+def cuts(rows: int) -> list[list[range]]:
+    """Return some ways to cut `rows` rows: one by one, in the middle, unevenly, from the end."""
+    ends = [list(range(rows + 1)), [0, rows // 2, rows], [0, 1, rows // 3 + 1, rows - 1, rows]]
+    windows = [[range(*pair) for pair in pairwise(each)] for each in ends]
+    return [*windows, windows[0][::-1]]
+
+
 def bits(values: NDArray[Any]) -> list[int]:
     """Return the elements as unsigned integers, so that -0.0 and NaN are compared too."""
     found: list[int] = np.frombuffer(values.tobytes(), f"u{min(values.itemsize, 8)}").tolist()
@@ -76,4 +84,5 @@ def narrowed(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     every = np.unique(wide[np.isfinite(wide)])
     at = np.clip(np.searchsorted(every, values), 1, len(every) - 1)
     low, high = every[at - 1], every[at]
-    return np.copysign(np.where(values - low < high - values, low, high), values).astype(kind)
+    nearest: NDArray[Any] = np.copysign(np.where(values - low < high - values, low, high), values).astype(kind)
+    return nearest

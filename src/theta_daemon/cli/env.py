@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from theta_daemon.settings import Settings
 
-_PACKAGES = ("blake3", "blosc", "isal", "numpy", "zstandard", "numba", "torch", "safetensors")
+_PACKAGES = ("blake3", "blosc", "isal", "ml_dtypes", "numpy", "zstandard", "numba", "torch", "safetensors")
 _VARIABLES = ("GIT_THETA_", "THETA_", "GIT_LFS_SKIP_SMUDGE")
 _CONFIGURATION = r"^(theta\..*|(filter|merge|diff)\.theta\..*|lfs\.(storage|url)|core\.fsync)$"
 

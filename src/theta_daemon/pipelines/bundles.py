@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BUNDLED = 64 << 10
 """Bytes of changes up to which they share an object with others; more are worth one of their own."""
 
-_MOST = 4 << 20  # bytes of changes in one object
+_MOST = 1 << 20  # bytes of changes, and of names, in one object
 
 
 class Bundle(Frozen):
@@ -98,11 +98,14 @@ def write_bundles(
     for index, each in sorted(stored.items()):
         if each.changes is None:
             continue
-        if held + each.changes.nbytes > _MOST:
+        from theta_daemon.updates.exact_sparse import weight  # and with it numpy
+
+        weighs = weight(names(index), each.changes)
+        if held + weighs > _MOST:
             _write(services, waiting, names, done)
             waiting, held = {}, 0
         waiting[index] = each.changes
-        held += each.changes.nbytes
+        held += weighs
     _write(services, waiting, names, done)
     return done
 

@@ -28,12 +28,11 @@ def blocks(shape: tuple[int, ...]) -> Iterator[Block]:
     Each is contiguous in C order. The last axes are cut only where they must be: what is computed with one number for
     each row is fast where rows are whole.
     """
-    axis = 0
-    while math.prod(shape[axis + 1 :]) > BLOCK:
-        axis += 1
-    inner = math.prod(shape[axis + 1 :])
-    if not inner or not math.prod(shape):
+    if not math.prod(shape):
         return
+    axis = 0
+    while (inner := math.prod(shape[axis + 1 :])) > BLOCK:
+        axis += 1
     parts = -(-shape[axis] // (BLOCK // inner))
     step = -(-shape[axis] // parts)  # all about equally large
     cuts = [slice(start, min(start + step, shape[axis])) for start in range(0, shape[axis], step)]

@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -44,6 +44,9 @@ _U4: Kind = np.dtype("<u4")
 _U8: Kind = np.dtype("<u8")
 _BITS: dict[int, Kind] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: _U4, 8: _U8, 16: _U8}
 _POSITIONS = {"uint32": _U4, "uint64": _U8}
+MOST_LISTED: Final = 2 << 20
+"""Bytes of the list of groups in one object: what is read of a hostile one takes forty times as much."""
+
 _NARROW = 1 << 32  # positions below it are uint32
 _WINDOW = 256 << 10  # bytes of each value compared at a time, so that what is made of them stays in the cache
 _BLOCK = 64 << 10  # changes applied at a time: numpy needs a copy of their positions, as intp
@@ -138,9 +141,14 @@ def compose(changes: Sequence[Changes], dtype: str, shape: tuple[int, ...]) -> E
 
 
 def pack(groups: Sequence[tuple[Sequence[Name], Changes]]) -> dict[str, Array]:
-    """Return the arrays of one object: of each parameter group its names, no two of them equal, and what changed."""
-    listed = [[names, each.unit, len(each.indices)] for names, each in groups]
-    text = json.dumps(listed, separators=(",", ":")).encode("ascii")
+    """Return the arrays of one object: of each parameter group its names, no two of them equal, and what changed.
+
+    Raises ValueError where the list of groups would have more than MOST_LISTED bytes, which `unpack` refuses: they must
+    be split so that their `weight` is less.
+    """
+    text = ",".join(_listing(names, each) for names, each in groups).join("[]").encode("ascii")
+    if len(text) > MOST_LISTED:
+        raise ValueError(f"a list of parameter groups of {len(text)} bytes is too long for one object")
     last = max((int(each.indices[-1]) for _, each in groups if len(each.indices)), default=0)
     positions = "uint32" if last < _NARROW else "uint64"
     indices = [np.empty(0, _POSITIONS[positions]), *(each.indices for _, each in groups)]
@@ -153,6 +161,11 @@ def pack(groups: Sequence[tuple[Sequence[Name], Changes]]) -> dict[str, Array]:
         if values:
             arrays[f"values{unit}"] = _array(bits.name, np.concatenate(values))
     return arrays
+
+
+def weight(names: Sequence[Name], changes: Changes) -> int:
+    """Return the bytes that a parameter group takes in an object."""
+    return changes.nbytes + len(_listing(names, changes)) + 1
 
 
 def unpack(arrays: Mapping[str, Array]) -> dict[Name, Changes]:
@@ -197,7 +210,13 @@ def unpack(arrays: Mapping[str, Array]) -> dict[Name, Changes]:
     return found
 
 
+def _listing(names: Sequence[Name], changes: Changes) -> str:
+    return json.dumps([names, changes.unit, len(changes.indices)], separators=(",", ":"))
+
+
 def _listed(array: Array) -> Iterator[tuple[list[object], int, int]]:
+    if len(array.raw) > MOST_LISTED:
+        raise _bad("has a list of parameter groups that is too long")
     try:
         listed = json.loads(str(_read(array, _BITS[1], 1).data, "ascii"))
     except (ValueError, RecursionError):
@@ -251,6 +270,9 @@ def _units(raw: memoryview, unit: int) -> Bits:
 
 def _assign(target: Bits, indices: Bits, values: Bits, start: int) -> None:
     """Put `values` at their `indices`, the first element of `target` being that at `start`."""
+    if len(indices) <= _BLOCK and not start:  # as it mostly is; half the time of what follows
+        target[indices.astype(np.intp)] = values
+        return
     for block in range(0, len(indices), _BLOCK):
         at = indices[block : block + _BLOCK].astype(np.intp)
         if start:

@@ -15,7 +15,6 @@ A pivot that is a power of two divides without rounding, so it is preferred.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np

@@ -5,8 +5,8 @@ and conversions, each of which IEEE 754 defines to the bit: no BLAS, nothing fus
 What IEEE 754 leaves open is which NaN comes out, and processors do differ. Here a NaN stays as it is, bit for bit,
 whatever is added to it or multiplied with it, and one that comes new has the bits of the positive quiet NaN.
 
-float16, bfloat16 and the types of 8 bits are computed in float32. Conversion of those that numpy lacks is ml_dtypes',
-here and nowhere else: it needs a twentieth of the time that torch takes to be imported, and makes the same bits.
+float16, bfloat16 and the types of 8 bits are computed in float32. Those that numpy lacks are converted by ml_dtypes,
+here and nowhere else: to the same bits as torch, which takes 2 s to be imported, and ml_dtypes 0.05 s.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.update_arrays import FLOATS, applied, bits, narrowed, numpy_type, update_array
+from tests.support.update_arrays import FLOATS, applied, bits, cuts, narrowed, numpy_type, update_array
 from theta_daemon.errors import CorruptObject, UnsupportedError
 from theta_daemon.updates.elementwise import prepare, prepare_ia3
 
@@ -92,6 +92,14 @@ def test_shapes_that_do_not_broadcast_to_the_groups_are_refused(
 ) -> None:
     with pytest.raises(CorruptObject, match="does not fit"):
         prepare_ia3({"ia3": update_array(np.ones(update, np.float32))}, "float32", shape)
+
+
+@pytest.mark.parametrize("update", [(), (5,), (9, 1, 1), (9, 4, 1), (1, 4, 5), (9, 4, 5)])
+def test_rows_may_be_cut_anywhere(update: tuple[int, ...]) -> None:
+    previous, factors = random((9, 4, 5), "float32", 1), random(update, "float32", 2)
+    step = prepare_ia3({"ia3": update_array(factors)}, "float32", (9, 4, 5))
+    for windows in cuts(9):
+        assert bits(applied(step, previous, windows)) == bits(previous * factors)
 
 
 def test_it_is_rounded_once() -> None:

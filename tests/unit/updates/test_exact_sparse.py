@@ -12,7 +12,7 @@ import pytest
 from theta_daemon.errors import CorruptObject
 from theta_daemon.updates import exact_sparse
 from theta_daemon.updates.array import Array
-from theta_daemon.updates.exact_sparse import Changes, changes, compose, pack, unpack
+from theta_daemon.updates.exact_sparse import Changes, changes, compose, pack, unpack, weight
 
 NOTHING = memoryview(b"")
 PLENTY = 1 << 40
@@ -165,6 +165,27 @@ def test_an_object_without_groups_is_one() -> None:
     arrays = pack([])
     assert texts(arrays) == {"groups": ("uint8", (2,), list(b"[]")), "indices": ("uint32", (0,), [])}
     assert unpack(arrays) == {}
+
+
+def test_a_list_of_groups_that_could_not_be_read_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[tuple[list[Name], Changes]] = [([("a", "é"), ("b",)], some(3, 1)), ([("c",)], some(5, 2, unit=16))]
+    arrays = pack(groups)
+    total = sum(weight(*each) for each in groups) + 1  # and the brackets, but for the comma of the last
+    assert total == sum(len(each.raw) for each in arrays.values())
+    monkeypatch.setattr(exact_sparse, "MOST_LISTED", len(arrays["groups"].raw))
+    assert texts(pack(groups)) == texts(arrays)
+    monkeypatch.setattr(exact_sparse, "MOST_LISTED", len(arrays["groups"].raw) - 1)
+    with pytest.raises(ValueError, match="too long"):
+        pack(groups)
+
+
+def test_arrays_may_lie_at_any_address() -> None:
+    packed = pack([([("a",)], some(9, 1))])
+    arrays = {key: each.replace(raw=memoryview(b"x" + bytes(each.raw))[1:]) for key, each in packed.items()}
+    value, other = bytearray(4000), bytearray(4000)
+    compose([unpack(arrays)["a",]], "int32", (1000,)).apply(memoryview(value), range(1000))
+    compose([some(9, 1)], "int32", (1000,)).apply(memoryview(other), range(1000))
+    assert value == other
 
 
 def test_later_changes_win() -> None:

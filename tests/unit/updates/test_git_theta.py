@@ -151,6 +151,13 @@ def test_other_update_types_are_not_known() -> None:
         assert len(str(error.value)) < 200
 
 
+def test_products_that_numpy_cannot_make_are_refused() -> None:
+    held = {"R": update_array(np.ones((7, 2, 3), np.float32)), "C": update_array(np.ones((5, 3, 4), np.float32))}
+    for shape in ((7, 2, 4), (5, 2, 4)):
+        with pytest.raises(CorruptObject, match="cannot be multiplied"):
+            apply("low-rank", held, update_array(np.ones(shape, np.float32)))
+
+
 def test_types_that_do_not_go_together_are_refused() -> None:
     ones = np.ones(2, np.float32)
     with pytest.raises(UnsupportedError, match="complex"):

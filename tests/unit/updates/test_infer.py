@@ -337,6 +337,17 @@ def test_a_proposal_that_does_not_give_the_bits_is_refused(monkeypatch: pytest.M
     assert tried == [(700, 900), (1, 900), (1, 1)]
 
 
+@pytest.mark.parametrize("update_type", ["sparse", "low-rank", "ia3"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_values_may_lie_at_any_address_and_be_read_only(update_type: str, dtype: str) -> None:
+    previous = np.full((4, 4), 2, stored(dtype))
+    before, after = previous.tobytes(), (previous * stored(dtype).type(2)).tobytes()
+    odd = [memoryview(b"x" + each)[1:] for each in (before, after)]
+    arrays = infer(update_type, odd[0], odd[1], dtype, (4, 4), PLENTY)
+    assert arrays is not None
+    assert arrays == infer(update_type, memoryview(before), memoryview(after), dtype, (4, 4), PLENTY)
+
+
 @pytest.mark.parametrize("update_type", ["dense", "exact-sparse", "", "x" * 1000])
 def test_other_types_are_not_worked_out(update_type: str) -> None:
     with pytest.raises(UnsupportedError, match="not worked out"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.update_arrays import FLOATS, applied, bits, narrowed, numpy_type, update_array
+from tests.support.update_arrays import FLOATS, applied, bits, cuts, narrowed, numpy_type, update_array
 from theta_daemon.errors import CorruptObject, UnsupportedError
 from theta_daemon.updates import numbers
 from theta_daemon.updates.array import Array
@@ -90,6 +90,19 @@ def test_more_than_a_block(shape: tuple[int, int], dtype: str) -> None:
     previous = random(shape, dtype, 3)
     found = applied(prepare(arrays(left, right), dtype, shape), previous)
     assert bits(found) == bits(in_order(left, right, previous))
+
+
+@pytest.mark.parametrize("shape", [(9, 40), (4, 70_000)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_may_be_cut_anywhere(shape: tuple[int, int], dtype: str) -> None:
+    left, right, previous = (
+        random((shape[0], 2), "float32", 1),
+        random((2, shape[1]), "float32", 2),
+        random(shape, dtype, 3),
+    )
+    step = prepare(arrays(left, right), dtype, shape)
+    for windows in cuts(shape[0]):
+        assert bits(applied(step, previous, windows)) == bits(in_order(left, right, previous))
 
 
 def test_without_inner_axis_it_adds_zero() -> None:

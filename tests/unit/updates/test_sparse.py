@@ -13,6 +13,7 @@ from tests.support.update_arrays import (
     FLOATS,
     applied,
     bits,
+    cuts,
     narrowed,
     numpy_type,
     sparse_arrays,
@@ -78,6 +79,17 @@ def test_numbers_for_one_position_are_summed_in_their_order(dtype: str) -> None:
     step = prepare(sparse_arrays(positions, data, (3,)), dtype, (3,))
     assert applied(step, previous).astype(np.float32).tolist() == [1, 0, 3]
     assert bits(applied(step, previous)) == bits(summed(positions, data, previous))
+
+
+@pytest.mark.parametrize("index", [np.int32, np.uint64])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
+def test_rows_may_be_cut_anywhere(dtype: str, index: type[np.integer[Any]]) -> None:
+    previous = some(dtype, SHAPE)
+    positions = sorted(RNG.choice(previous.size, 60, replace=False).tolist())
+    data = RNG.standard_normal(60).astype(np.float32)
+    step = prepare(sparse_arrays(positions, data, SHAPE, index), dtype, SHAPE)
+    for windows in cuts(SHAPE[0]):
+        assert bits(applied(step, previous, windows)) == bits(summed(positions, data, previous))
 
 
 @pytest.mark.parametrize("positions", [[3, 2, 1, 0], [0, 3, 1, 2]])

@@ -10,6 +10,7 @@ from tests.support.update_arrays import applied, bits, raw, sparse_arrays, updat
 from theta_daemon.errors import CorruptObject, UnsupportedError
 from theta_daemon.updates import exact_sparse
 from theta_daemon.updates.array import Array
+from theta_daemon.updates.sparse import Sparse
 from theta_daemon.updates.steps import Step, apply_all, prepare
 
 ONES = update_array(np.ones((1, 1), np.float32))
@@ -79,6 +80,19 @@ def test_steps_in_a_row(steps: str, dtype: str) -> None:
     value = bytearray(previous.tobytes())
     apply_all([made[step] for step in steps], memoryview(value), range(4))
     assert bits(np.frombuffer(value, dtype)) == bits(expected)
+
+
+def test_a_row_of_sparse_updates_looks_for_zeros_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = []
+    settle = Sparse.settle
+
+    def counted(step: Sparse, value: memoryview) -> None:
+        times.append(step)
+        settle(step, value)
+
+    monkeypatch.setattr(Sparse, "settle", counted)
+    apply_all([sparse([1], [n]) for n in range(20)], memoryview(bytearray(16)), range(4))
+    assert len(times) == 1
 
 
 def signs(values: NDArray[np.float16]) -> list[bool]:
