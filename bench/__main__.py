@@ -18,15 +18,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import measure, report
-from bench.cases import AGAIN, CASES, QUICK, SHA256, START, Case
+from bench.cases import AGAIN, CASES, PEER, QUICK, SHA256, START, Case
 from bench.contenders import ROOT, build_tools, contenders
 from bench.publish import publish
+from bench.updates.cases import UPDATE_CASES, UpdateCase
+from bench.updates.repository import Place
 
 
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = [case.name for case in CASES]
+    names = [case.name for case in (*CASES, *UPDATE_CASES)]
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--quick", action="store_true", help="little data, few runs: under two minutes")
     choice.add_argument("--case", action="append", choices=names, help="this case only (may be repeated)")
@@ -35,9 +37,9 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help="folder for data and repositories (default: /var/tmp)")
     options = parser.parse_args()
 
-    cases: tuple[Case, ...] = (QUICK,) if options.quick else CASES
+    cases: tuple[Case | UpdateCase, ...] = (QUICK,) if options.quick else (*CASES, *UPDATE_CASES)
     if options.case:
-        cases = tuple(case for case in CASES if case.name in options.case)
+        cases = tuple(case for case in cases if case.name in options.case)
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     if load > cores / 2:
         print(
@@ -49,7 +51,12 @@ def main() -> int:
     try:
         tools = scratch / "tools"
         build_tools(tools)
-        results = [run_case(case, scratch, tools, options.only, options.runs) for case in cases]
+        results: list[report.Measured] = [
+            run_case(case, scratch, tools, options.only, options.runs)
+            if isinstance(case, Case)
+            else run_updates(case, scratch, tools, options.only, options.runs)
+            for case in cases
+        ]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     document = report.document(results, moment, started)
@@ -96,6 +103,20 @@ def run_case(case: Case, scratch: Path, tools: Path, only: list[str] | None, run
     progress("")
     print("\n".join(report.text(result.document())), flush=True)
     return result
+
+
+def run_updates(
+    case: UpdateCase, scratch: Path, tools: Path, only: list[str] | None, runs: int | None
+) -> report.Measured:
+    """Measure one case about updates and print its tables."""
+    progress = _Progress(case.name)
+    folder = scratch / case.name
+    folder.mkdir()
+    outcome = case.run(Place(folder, tools, runs or case.runs, with_peer=not only or PEER in only), progress)
+    shutil.rmtree(folder)
+    progress("")
+    print("\n".join(report.text(outcome.document())), flush=True)
+    return outcome
 
 
 def _scratch() -> Path | None:

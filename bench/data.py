@@ -60,12 +60,12 @@ class DataSet:
                 assert not changed, "a streamed file has one version"
                 self.stream(index, built.original / name)
             else:
-                tensors = dict(self._tensors(index))
-                _WRITERS[self.format](tensors, built.original / name)
+                tensors = self.tensors(index)
+                write(tensors, built.original / name)
                 if changed:
                     touched = f"layers.{self.groups // 2}.weight"
                     tensors[touched] = tensors[touched] + 0.001
-                    _WRITERS[self.format](tensors, built.changed / name)
+                    write(tensors, built.changed / name)
             built.digests[name] = digest(built.original / name)
         return built
 
@@ -75,13 +75,16 @@ class DataSet:
         for group in range(self.groups):
             yield f"layers.{group}.weight", self.size
 
-    def _tensors(self, index: int) -> Iterator[tuple[str, torch.Tensor]]:
+    def tensors(self, index: int) -> dict[str, torch.Tensor]:
+        """Return what the file with this number holds."""
         generator = torch.Generator().manual_seed(index)
+        tensors = {}
         for name, size in self._groups():
             elements = size // self.dtype.itemsize
             rows = _near_square(elements)
             values = torch.empty(rows, elements // rows).normal_(0, 0.02, generator=generator)
-            yield name, values.to(self.dtype)
+            tensors[name] = values.to(self.dtype)
+        return tensors
 
     def stream(self, index: int, path: Path) -> None:
         """Write a float32 safetensors file piece by piece; it may be larger than memory."""
@@ -125,6 +128,11 @@ class Built:
                 assert torch.equal(tensor, theirs[parameter]), f"{folder / name}: {parameter} has other values"
 
 
+def write(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a checkpoint with the library that its extension names."""
+    _WRITERS[path.suffix](tensors, path)
+
+
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
@@ -145,8 +153,8 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
 
 
 _WRITERS: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {
-    "torch": torch.save,
-    "safetensors": _write_safetensors,
+    ".pt": torch.save,
+    ".safetensors": _write_safetensors,
 }
 _READERS: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {
     ".pt": _read_torch,

@@ -43,13 +43,14 @@ class WorkTree:
     peak: Path
     done: Run = field(default_factory=Run)
 
-    def git(self, *arguments: str) -> None:
-        """Run git; stop the bench with git's own words when it fails."""
+    def git(self, *arguments: str) -> str:
+        """Run git and return what it says; stop the bench with git's own words when it fails."""
         done = subprocess.run(
             ["git", *arguments], cwd=self.path, env=dict(self.environment), capture_output=True, check=False
         )
         if done.returncode:
             raise SystemExit(f"bench: git {' '.join(arguments)} failed in {self.path}:\n{done.stderr.decode()[-3000:]}")
+        return done.stdout.decode()
 
     def timed(self, step: str, *arguments: str) -> None:
         """Run git from a quiet, warm state and note what it took."""
@@ -146,11 +147,11 @@ def _run(contender: Contender, built: Built, steps: Collection[str], scratch: Pa
     if AGAIN in steps:
         tree.replace_files(built.changed)
         tree.timed(AGAIN, "add", "--all")
-    _put_away(tree, scratch)
+    put_away(tree, scratch)
     return tree.done
 
 
-def _put_away(tree: WorkTree, scratch: Path) -> None:
+def put_away(tree: WorkTree, scratch: Path) -> None:
     """Empty all files, and leave them and their directories for the end of the case.
 
     ext4 does not use an inode again within a minute or more of its deletion, and looks through all of these for each

@@ -67,6 +67,8 @@ def _details(case: Document) -> Iterator[str]:
     load = " to ".join(f"{value:.1f}" for value in case["load_average"])
     yield f"Load average {load}" + (f"; the floor's own runs lie apart by {noise}." if noise else ".")
     for unit, table in (("seconds", case["seconds"]), ("peak of the filter, MiB", case["peak_mebibytes"])):
+        if not table:
+            continue
         yield ""
         yield from _row(unit, "runs", *case["steps"])
         yield from _row(*["---"] * (2 + len(case["steps"])))

@@ -7,17 +7,24 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from bench.cases import FLOOR, Case, Target
 from bench.data import DataSet
 from bench.measure import Run
 
 Document = dict[str, Any]  # what JSON holds
+
+
+class Measured(Protocol):
+    """A case with its numbers."""
+
+    def document(self) -> Document:
+        """Return everything as JSON holds it."""
 
 
 @dataclass(slots=True)
@@ -60,10 +67,7 @@ class Result:
                 ours, theirs = (
                     self._seconds(who, target.step, self.case.data[0]) for who in (target.who, target.against)
                 )
-                if len(theirs) != len(ours):  # git-theta runs once
-                    theirs = [median(theirs)] * len(ours) if theirs else []
-                pairs = zip(ours, theirs, strict=bool(theirs))
-                return [a / b if target.kind == "ratio" else a - b for a, b in pairs]
+                return [a / b if target.kind == "ratio" else a - b for a, b in rounds_of(ours, theirs)]
 
     def _seconds(self, who: str, step: str, data: DataSet) -> list[float]:
         return self.seconds.get(self.series(who, data), {}).get(step, [])
@@ -113,6 +117,13 @@ class Result:
         }
 
 
+def rounds_of(ours: list[float], theirs: list[float]) -> Iterator[tuple[float, float]]:
+    """Yield the numbers of each round; where `theirs` is fewer (git-theta runs once), their median for every round."""
+    if len(theirs) != len(ours):
+        theirs = [median(theirs)] * len(ours) if theirs else []
+    return zip(ours, theirs, strict=bool(theirs))
+
+
 def text(case: Document) -> Iterator[str]:
     """Yield the lines of a case's tables."""
     sizes = ", ".join(f"{name} ({size / 1e6:.4g} MB)" for name, size in case["bytes"].items())
@@ -122,6 +133,8 @@ def text(case: Document) -> Iterator[str]:
     yield f"   load {load}; runs of the floor lie apart by: {noise or 'not measured'}"
     width = max(map(len, (*case["seconds"], *case["absent"])), default=0) + 2
     for unit, table in (("seconds", case["seconds"]), ("the filter's peak, MiB", case["peak_mebibytes"])):
+        if not table:
+            continue
         yield f"   {unit + ': median (min .. max)':{width}}"
         yield "   " + " " * width + "runs" + "".join(f"{step:>28}" for step in case["steps"])
         for series, steps in table.items():
@@ -159,7 +172,7 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def document(results: list[Result], moment: time.struct_time, started: float) -> Document:
+def document(results: Sequence[Measured], moment: time.struct_time, started: float) -> Document:
     """Return the whole run as JSON holds it; `started` is in seconds of the monotonic clock."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", moment),

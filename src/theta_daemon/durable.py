@@ -125,6 +125,11 @@ def link(
         write(target, _blocks(source), temporary=temporary, replace=False, fsync=fsync, mode=mode)
 
 
+def temporary_name(directory: Path | str) -> str:
+    """Return the path of a new file in `directory` that `sweep` removes once this process is dead."""
+    return os.path.join(directory, f"theta-{os.getpid()}-{os.urandom(8).hex()}.tmp")
+
+
 def sweep(directory: Path | str) -> int:
     """Remove what killed writers left in `directory`; return the number of files removed.
 
@@ -189,7 +194,7 @@ def _write_named(
 
 @contextlib.contextmanager
 def _temporary_file(directory: str, mode: int | None) -> Iterator[tuple[str, int]]:
-    path = os.path.join(directory, f"theta-{os.getpid()}-{os.urandom(8).hex()}.tmp")
+    path = temporary_name(directory)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     lock = _in_directory(path, lambda: os.open(path, flags, 0o666), fsync=False, mode=mode)
     try:

@@ -1,4 +1,4 @@
-"""docs/tutorial.md runs as it is written: its `sh` blocks, in order, in one shell."""
+"""The documents that show commands run as they are written: their `sh` blocks, in order, in one shell."""
 
 from __future__ import annotations
 
@@ -6,24 +6,42 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.environment import ROOT
 
 
-def test_the_tutorial_runs_as_written(tmp_path: Path, git_environment: dict[str, str]) -> None:
-    text = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+def run_as_written(document: str, directory: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """Run the `sh` blocks of a document and return how many there are and what they print."""
+    text = (ROOT / "docs" / document).read_text("utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 8
     done = subprocess.run(
         ["sh", "-e", "-x", "-c", "".join(blocks)],
-        cwd=tmp_path,
-        env=git_environment,
+        cwd=directory,
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return len(blocks), done.stdout
+
+
+def test_the_tutorial_runs_as_written(tmp_path: Path, git_environment: dict[str, str]) -> None:
+    number, said = run_as_written("tutorial.md", tmp_path, git_environment)
+    assert number >= 8
     # Shown beside the commands: the size of the store before and after, and the models that are the same.
-    assert "git-theta is installed" in done.stdout
-    assert done.stdout.count("model.safetensors: OK") == 2
+    assert "git-theta is installed" in said
+    assert said.count("model.safetensors: OK") == 2
+
+
+@pytest.mark.timeout(300)  # PEFT and transformers are slow to import, three times
+def test_the_how_to_of_lora_runs_as_written(tmp_path: Path, git_environment: dict[str, str]) -> None:
+    number, said = run_as_written("lora.md", tmp_path, git_environment | {"HF_HUB_OFFLINE": "1"})
+    assert number >= 9
+    difference = re.search(r"^largest difference: (.+)$", said, re.MULTILINE)
+    assert difference is not None
+    assert 0 <= float(difference[1]) < 1e-6
+    assert said.count("model.safetensors: OK") == 4

@@ -152,7 +152,7 @@ def test_text_that_is_no_list_is_refused(data: bytes) -> None:
         {"groups": array("uint8", [[91, 93]])},
         {"groups": array("uint8", [91, 93]).replace(shape=(3,))},
     ],
-    ids=str,
+    ids=lambda spoiled: ",".join(spoiled),
 )
 def test_arrays_that_lie_are_refused(spoiled: dict[str, Array]) -> None:
     with pytest.raises(CorruptObject):

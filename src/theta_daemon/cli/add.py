@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _TYPE = "--update-type"
 _PATHS = ("--update-path", "--update-data")  # ours, and git-theta's
-_ENVIRONMENT = "GIT_THETA_UPDATE_DATA_PATH"  # git-theta's
+_TYPE_VARIABLE, _PATH_VARIABLE = "GIT_THETA_UPDATE_TYPE", "GIT_THETA_UPDATE_DATA_PATH"  # git-theta's
 _OF_GIT_THETA = ("--checkpoint-type",)
 
 
@@ -41,11 +41,12 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     options = parsed(arguments.arguments)
     if not options.left:
         raise UsageError("takes the files to add", hint="git theta add FILE... does what git add FILE... does")
-    updates = options.updates or place.environment.get(_ENVIRONMENT)
+    updates = options.updates or place.environment.get(_PATH_VARIABLE)
     if updates:
         from theta_daemon.cli.side_load import side_load  # and with it everything that clean needs
 
-        return side_load(place, options.left, updates, options.update_type)
+        update_type = options.update_type or place.environment.get(_TYPE_VARIABLE)
+        return side_load(place, options.left, updates, update_type)
     chosen = [] if options.update_type is None else ["-c", f"theta.updateType={options.update_type}"]
     return gitcmd.hand_over([*chosen, "add", *options.left], place.environment, place.directory)
 

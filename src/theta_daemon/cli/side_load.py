@@ -10,11 +10,11 @@ import io
 import json
 import os
 import stat
-import tempfile
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from theta_daemon import gitcmd
+from theta_daemon import durable, gitcmd
 from theta_daemon.cli.terminal import shown, warn
 from theta_daemon.errors import RepositoryError, UsageError, reason
 from theta_daemon.updates.kinds import DENSE, IA3, LOW_RANK, SPARSE
@@ -50,7 +50,7 @@ def side_load(place: Place, left: Sequence[str], updates: str, update_type: str 
         _replace(services, place, place.directory / file, (mode, path), metadata)
     finally:
         services.close()
-    return gitcmd.hand_over(["add", "--", file], place.environment, place.directory)
+    return gitcmd.hand_over(["--literal-pathspecs", "add", "--", file], place.git.environment, place.directory)
 
 
 def _one_file(left: Sequence[str]) -> str:
@@ -71,7 +71,7 @@ def _staged(place: Place, file: str) -> tuple[str, bytes]:
         raise UsageError(f"{shown(os.fsencode(file))}: {what}", hint="add and commit the checkpoint first")
     facts, _, path = rows[0].partition(b"\t")
     mode = facts.split(b" ")[0].decode("ascii")
-    if mode not in _REGULAR:
+    if mode not in _REGULAR or (place.directory / file).is_symlink():
         raise UsageError(f"{shown(os.fsencode(file))} is no regular file")
     answer = place.git.items("check-attr", "-z", "filter", "--", file)
     if answer[2] != b"theta":
@@ -136,7 +136,7 @@ def _config(file: Path) -> Mapping[str, object] | None:
 
 def _opened(file: Path) -> io.FileIO:
     try:
-        return io.FileIO(file, "rb")
+        return io.FileIO(os.fspath(file), "rb")
     except OSError as error:
         raise UsageError(f"cannot read updates or checkpoint: {reason(error)}") from error
 
@@ -148,18 +148,23 @@ def _replace(services: Services, place: Place, file: Path, staged: tuple[str, by
     mode, path = staged
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name[:100]}.", delete=False) as target:
-            temporary = target.name
+        temporary = durable.temporary_name(_beside(file, services.settings.temporary))
+        with open(temporary, "xb") as target:
             os.fchmod(target.fileno(), stat.S_IMODE(file.stat().st_mode))
-            for piece in smudge(services, path, io.BytesIO(metadata)):
-                target.write(piece)
+            target.writelines(smudge(services, path, io.BytesIO(metadata)))
         blob = place.git.output("hash-object", "-w", "--stdin", stdin=metadata).strip()
         row = mode.encode("ascii") + b" " + blob + b"\t" + path + b"\0"
         place.git.at_top().output("update-index", "-z", "--index-info", stdin=row)
         os.replace(temporary, file)
-        temporary = None
     except OSError as error:
         raise RepositoryError(f"cannot write {shown(os.fsencode(file))}: {reason(error)}", hint="make room") from error
     finally:
         if temporary is not None:
-            os.unlink(temporary)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def _beside(file: Path, preferred: Path) -> Path:
+    """Return a directory on the file system of `file`: `preferred`, which is swept, or its own."""
+    preferred.mkdir(parents=True, exist_ok=True)
+    return preferred if preferred.stat().st_dev == file.parent.stat().st_dev else file.parent

@@ -7,6 +7,7 @@ a file says is dropped: unknown keys are errors, so that writing back what was r
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from theta_daemon import dtypes
@@ -93,9 +94,15 @@ def _ours(value: object) -> tuple[str, tuple[Update, ...]]:
 
 def _update(value: object) -> Update:
     step = _object(value, "a replay step", ("update_type", "oid", "size"), newer=True)
-    return Update(
-        _match(_UPDATE_TYPE, step["update_type"], "update_type"), _match(_OID, step["oid"], "oid"), _size(step["size"])
-    )
+    kind, oid, size = step["update_type"], step["oid"], step["size"]
+    if isinstance(kind, str) and isinstance(oid, str) and isinstance(size, str):
+        return _checked_update(kind, oid, size)
+    return _checked_update.__wrapped__(kind, oid, size)
+
+
+@lru_cache(1024)  # the groups of a file mostly share the objects of their updates
+def _checked_update(update_type: object, oid: object, size: object) -> Update:
+    return Update(_match(_UPDATE_TYPE, update_type, "update_type"), _match(_OID, oid, "oid"), _size(size))
 
 
 def _shape(value: object) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import Metadata
 from theta_daemon.pipelines.known import stored_digest
 from theta_daemon.pipelines.skeleton import skeleton
+from theta_daemon.pipelines.tolerance import is_rounded_otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,6 +50,7 @@ class Baseline:
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
         self._compatible: bool | None = None
+        self._rounded: set[tuple[Name, str, str]] = set()
 
     def prepare(self) -> None:
         """Read the latest metadata now: whoever asks first need not wait for it. Raises nothing."""
@@ -71,11 +73,24 @@ class Baseline:
             return False
         return latest.metadata.file is None or any(any(entry.hash) for entry in latest.metadata.entries.values())
 
-    def find(self, name: Name, dtype: str, shape: tuple[int, ...], digest: str) -> Entry | None:
-        """Return the first entry of the record under `name` that holds the value with `digest`."""
+    def find(
+        self, name: Name, dtype: str, shape: tuple[int, ...], digest: str, value: memoryview | None = None
+    ) -> Entry | None:
+        """Return the first entry of the record under `name` that holds the value with `digest`.
+
+        With `value`, and where no entry holds exactly this: the first one of git-theta of which another machine would
+        make it.
+        """
         for earlier in self._all():
             entry = earlier.metadata.entries.get(name)
             if entry is not None and self._holds(name, entry, dtype, shape, digest):
+                return entry
+        for earlier in self._all() if value is not None else ():
+            entry = earlier.metadata.entries.get(name)
+            if value is None or entry is None or not _may_hold(entry, dtype, shape, digest):
+                continue
+            if is_rounded_otherwise(self._services, self.path, name, entry, value):
+                self._rounded.add((name, entry.oid, digest))
                 return entry
         return None
 
@@ -117,7 +132,9 @@ class Baseline:
     def _holds(self, name: Name, entry: Entry, dtype: str, shape: tuple[int, ...], digest: str) -> bool:
         if not _may_hold(entry, dtype, shape, digest):
             return False
-        return entry.digest is not None or stored_digest(self._services, self.path, name, entry) == digest
+        if entry.digest is not None or (name, entry.oid, digest) in self._rounded:
+            return True
+        return stored_digest(self._services, self.path, name, entry) == digest
 
     def _all(self) -> Iterator[Earlier]:
         index = 0

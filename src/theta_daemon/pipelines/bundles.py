@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from theta_daemon.errors import CorruptObject
 from theta_daemon.frozen import Frozen
+from theta_daemon.metadata.entries import ObjectRef
 from theta_daemon.pipelines.value import SLACK
 from theta_daemon.store.codec import MAX_EXPANSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from theta_daemon.metadata.entries import Name, ObjectRef
+    from theta_daemon.metadata.entries import Name, Update
     from theta_daemon.pipelines.services import Services
     from theta_daemon.pipelines.storing import Stored
     from theta_daemon.store.objects import ObjectStore
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 BUNDLED = 64 << 10
 """Bytes of changes up to which they share an object with others; more are worth one of their own."""
 
+_MOST_RUNS = 2  # of updates that are gathered for all groups: a file mostly has one
 _MOST = 1 << 20  # bytes of changes, and of names, in one object
 
 
@@ -36,6 +38,13 @@ class Bundle(Frozen):
 
     changes: Mapping[Name, Changes]
     nbytes: int
+
+
+class _Run(Frozen):
+    """What changed in each parameter group from one bundle to the next; nothing where that is too large to be kept."""
+
+    changes: Mapping[Name, Sequence[Changes]]
+    is_too_large: bool
 
 
 class Bundles:
@@ -50,7 +59,9 @@ class Bundles:
         self._most = most
         self._known: OrderedDict[str, Bundle] = OrderedDict()
         self._held = 0
+        self._runs: OrderedDict[tuple[str, ...], _Run] = OrderedDict()
         self._lock = threading.Lock()
+        self._gathering = threading.Lock()
 
     def open(self, ref: ObjectRef) -> Bundle:
         """Return the bundle in an object. Raises MissingObject, CorruptObject, RepositoryError."""
@@ -75,6 +86,39 @@ class Bundles:
         if found is None:
             raise CorruptObject(f"object {ref.oid} holds no changes of this parameter group")
         return found
+
+    def run(self, updates: Sequence[Update], name: Name, most: int) -> Sequence[Changes] | None:
+        """Return the changes of one parameter group in `updates`, one after the other; raises as `open` does.
+
+        The groups of a file mostly have the same updates, so what was gathered for one is kept for all; None where that
+        would be more than `most` bytes.
+        """
+        oids = tuple([update.oid for update in updates])
+        with self._gathering:  # whoever needs the same would only do the same work
+            known = self._runs.get(oids)
+            if known is None:
+                known = self._gather(updates, most)
+                while len(self._runs) >= _MOST_RUNS:
+                    self._runs.popitem(last=False)
+                self._runs[oids] = known
+        if known.is_too_large:
+            return None
+        found = known.changes.get(name, ())
+        if len(found) != len(updates):
+            raise CorruptObject("an object of its replay holds no changes of this parameter group")
+        return found
+
+    def _gather(self, updates: Sequence[Update], most: int) -> _Run:
+        changes: dict[Name, list[Changes]] = {}
+        held = 0
+        for update in updates:
+            bundle = self.open(ObjectRef(update.oid, update.size))
+            held += bundle.nbytes
+            if held > most:
+                return _Run({}, True)
+            for name, each in bundle.changes.items():
+                changes.setdefault(name, []).append(each)
+        return _Run(changes, False)
 
     def _read(self, ref: ObjectRef) -> Bundle:
         from theta_daemon.store.arrays import open_arrays  # and with it numpy: most checkouts have no use for it

@@ -13,7 +13,7 @@ from theta_daemon.errors import MetadataError, UnsupportedError
 from theta_daemon.frozen import Frozen
 from theta_daemon.metadata.entries import ObjectRef, Update
 from theta_daemon.pipelines.ancestors import MOST_STEPS, needs_history
-from theta_daemon.updates.kinds import DENSE
+from theta_daemon.updates.kinds import DENSE, EXACT_SPARSE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,6 +56,11 @@ class Chain(Frozen):
 def is_increment(entry: Entry) -> bool:
     """Whether the object of `entry` is not its value but changes another."""
     return entry.update_type != DENSE or bool(entry.replay)
+
+
+def is_found_by_name(entry: Entry) -> bool:
+    """Whether objects that the entry needs hold changes of many parameter groups, and so its own by its name."""
+    return EXACT_SPARSE in {entry.update_type, *(update.update_type for update in entry.replay)}
 
 
 def chains(services: Services, path: bytes, entries: Mapping[Name, Entry]) -> dict[Name, Chain]:

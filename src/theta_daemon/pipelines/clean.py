@@ -106,6 +106,7 @@ class _Cleaner:
         self._tensors: Sequence[parts.Tensor] = ()
         self._names: Sequence[Name] = ()
         self._views: Mapping[int, Sequence[Member]] = {}
+        self._aliases: Mapping[int, Sequence[Name]] = {}
 
     def run(self) -> bytes:
         """Read to the end and return the metadata."""
@@ -128,7 +129,7 @@ class _Cleaner:
             wanted = self._services.settings.update_type
             self._services.warn(
                 self._path,
-                f"{self._groups.refused} changed parameter groups cannot be {wanted} updates, and are stored otherwise",
+                f"of the changed parameter groups, {self._groups.refused} cannot be {wanted} updates: stored otherwise",
             )
         return text.serialize(Metadata(entries, file)) if whole is None else whole.data
 
@@ -139,8 +140,8 @@ class _Cleaner:
                 builder.literal(data)
             case parts.Hole(index):
                 tensor = self._tensors[index]
-                views = self._views.get(index, ())
-                self._groups.read(index, self._names[index], tensor, self._source, builder.hole_bytes, views)
+                views, aliases = self._views.get(index, ()), self._aliases.get(index, ())
+                self._groups.read(index, self._names[index], tensor, self._source, builder.hole_bytes, views, aliases)
                 builder.hole(index)
             case parts.RegionStart():
                 builder.region_start()
@@ -155,15 +156,11 @@ class _Cleaner:
                 self._names = naming.assign([tensor.keys for tensor in tensors])
                 builder.tensors(self._names, tensors)
                 self._views = _views_with_entries(tensors, self._names)
+                self._aliases = _aliases(tensors, self._names)
 
     def _names_of(self, index: int) -> Sequence[Name]:
         """Return the names of a tensor: its own, and those of its aliases."""
-        aliases = (
-            other
-            for other, tensor in enumerate(self._tensors)
-            if tensor.role is parts.Role.ALIAS and tensor.owner == index
-        )
-        return [self._names[each] for each in (index, *aliases)]
+        return [self._names[index], *self._aliases.get(index, ())]
 
     def _name_all(self, stored: dict[int, Stored]) -> tuple[dict[Name, Entry], dict[Name, str]]:
         """Return entry and digest of every named group: those stored, and aliases, which share their owner's object."""
@@ -179,6 +176,15 @@ class _Cleaner:
                 entries[name], digests[name] = known or owner.entry, owner.digest
         ordered = sorted(entries)
         return {name: entries[name] for name in ordered}, digests
+
+
+def _aliases(tensors: Sequence[parts.Tensor], names: Sequence[Name]) -> dict[int, list[Name]]:
+    """Return the aliases of each tensor that has some."""
+    found: dict[int, list[Name]] = {}
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.role is parts.Role.ALIAS and tensor.owner is not None:
+            found.setdefault(tensor.owner, []).append(name)
+    return found
 
 
 def _views_with_entries(tensors: Sequence[parts.Tensor], names: Sequence[Name]) -> dict[int, list[Member]]:

@@ -72,16 +72,18 @@ class GroupStore:
         source: Source,
         seen: Callable[[memoryview], None],
         views: Sequence[Member] = (),
+        aliases: Sequence[Name] = (),
     ) -> None:
         """Take the group's bytes from `source`, showing each piece to `seen`, and hand them to the workers.
 
-        `views` are tensors within these bytes that are stored as groups of their own as well.
+        `views` are tensors within these bytes that are stored as groups of their own as well, `aliases` other names of
+        the same tensor.
         Raises TruncatedError when the source ends early, and whatever an earlier group met in the workers.
         """
         if self._storing.failure is not None:
             raise self._storing.failure
         size = dtypes.nbytes(tensor.dtype, tensor.shape)
-        member = Member(index, name, tensor)
+        member = Member(index, name, tensor, None, tuple(aliases))
         try:
             if size > _LARGE and not views and self._storing.is_new(member):
                 self._encode(member, source, size, seen)

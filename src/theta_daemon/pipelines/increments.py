@@ -21,7 +21,7 @@ from theta_daemon.metadata import text
 from theta_daemon.metadata.digest import Digest
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import Metadata, ObjectRef, Update
-from theta_daemon.pipelines.chains import Chain, chains
+from theta_daemon.pipelines.chains import Chain, chains, is_found_by_name
 from theta_daemon.pipelines.scratch import Scratch
 from theta_daemon.pipelines.spool import windows
 from theta_daemon.updates.kinds import DENSE, EXACT_SPARSE, IA3, LOW_RANK, SPARSE
@@ -45,9 +45,11 @@ _WEIGHT_SHARE = 2  # updates may weigh this fraction of their base
 class Base(Frozen):
     """What an update may build on: HEAD's entry, its commit, and what makes its value.
 
-    `room` are the bytes that one more update may have; none where the chain is to be cut.
+    `names` are all names of the tensor, which will have the update in common; `room` are the bytes that it may have:
+    none where the chain is to be cut.
     """
 
+    names: tuple[Name, ...]
     commit: str
     entry: Entry
     chain: Chain
@@ -80,7 +82,7 @@ class Increment(Frozen):
             return self.inferred
         from theta_daemon.updates.exact_sparse import pack
 
-        return pack([([self.base.chain.name], self.changes)])
+        return pack([(self.base.names, self.changes)])
 
 
 class Head:
@@ -103,13 +105,14 @@ class Head:
                 self._was_read = True
         return self._known is not None
 
-    def base(self, name: Name, dtype: str, shape: tuple[int, ...]) -> Base | None:
-        """Return what an update of this group may build on; None where HEAD has nothing that is like it.
+    def base(self, names: tuple[Name, ...], dtype: str, shape: tuple[int, ...]) -> Base | None:
+        """Return what an update of the group with these names may build on; None where HEAD has nothing like it.
 
         Raises RepositoryError where git cannot read HEAD.
         """
         if not self.is_there or self._known is None:
             return None
+        name, *aliases = names
         commit, metadata = self._known
         entry = metadata.entries.get(name)
         if entry is None or (entry.dtype, entry.shape) != (dtype, shape):
@@ -117,6 +120,8 @@ class Head:
         chain = self._chains.get(name)
         if chain is None:
             chain = Chain(name, dtype, shape, ObjectRef(entry.oid, entry.size), (), entry.digest is not None)
+        if is_found_by_name(entry) and any(metadata.entries.get(alias) != entry for alias in aliases):
+            return None  # the objects may hold changes of this name alone
         room = 0
         if len(chain.updates) < self._services.settings.max_chain:
             try:
@@ -124,7 +129,7 @@ class Head:
             except ObjectError:
                 return None
             room = max(chain.base.size // _WEIGHT_SHARE - weight, 0)
-        return Base(commit, entry, chain, room)
+        return Base(names, commit, entry, chain, room)
 
     def _weight(self, chain: Chain, update: Update) -> int:
         """Return what an update weighs: its object, or its share of one that it has in common with others."""
@@ -145,6 +150,11 @@ class Head:
             self._services.warn(self._path, f"all that changed is stored dense: {error}")
         else:
             self._known = found.origin, kind
+
+
+def can_git_theta_follow(path: bytes) -> bool:
+    """Whether git-theta 0.2.0 finds a file in an earlier commit: only at the top of the work tree (tried)."""
+    return b"/" not in path
 
 
 def previous(
@@ -190,7 +200,7 @@ class Increments:
 
     def find(
         self,
-        name: Name,
+        names: tuple[Name, ...],
         dtype: str,
         shape: tuple[int, ...],
         value: memoryview,
@@ -198,12 +208,12 @@ class Increments:
     ) -> Increment | None:
         """Return the smallest update that makes `value`, and is worth it; None where it must be stored dense.
 
-        Takes memory for a second value of its size, or a file of it where that is too much; `forget` gives back the
-        memory of a part of `value`, where that is a file too. Raises RepositoryError.
+        `names` are all names of the tensor. Takes memory for a second value of its size, or a file of it where that is
+        too much; `forget` gives back the memory of a part of `value`, where that is a file too. Raises RepositoryError.
         """
         found = None
-        base = self._head.base(name, dtype, shape) if len(value) >= _LEAST else None
-        if base is not None and base.room and (base.suits_git_theta or not self._baseline.compatible):
+        base = self._head.base(names, dtype, shape) if len(value) >= _LEAST else None
+        if base is not None and base.room and (not self._baseline.compatible or self._suits_git_theta(base)):
             with self._before(len(value)) as (before, forget_before):
 
                 def forget_both(start: int, stop: int) -> None:
@@ -217,6 +227,9 @@ class Increments:
             with self._lock:
                 self.refused += 1
         return found
+
+    def _suits_git_theta(self, base: Base) -> bool:
+        return base.suits_git_theta and can_git_theta_follow(self._baseline.path)
 
     def _found(
         self, base: Base, before: memoryview, value: memoryview, forget: Callable[[int, int], None]

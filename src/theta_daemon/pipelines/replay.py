@@ -28,6 +28,9 @@ from theta_daemon.updates.kinds import EXACT_SPARSE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from theta_daemon.metadata.entries import Update
     from theta_daemon.pipelines.chains import Chain
     from theta_daemon.pipelines.services import Services
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 WINDOW = 1 << 20  # bytes that updates are applied to before the next ones
 _SHARE = 4  # fraction of the memory limit that a value, and the arrays of one object, may take
 _FEW = 32 << 20  # bytes: 64 bundles, as fine-tunes have them, are applied in one pass
+_RUN_SHARE = 16  # fraction of the memory limit that bundles may take which are kept for all groups of a file
 _MOST_ARRAYS = 8  # times the value: a sparse update of every element has its value and its position, as 64-bit numbers
 
 
@@ -55,6 +59,29 @@ def replay(
     if chain.is_exact or is_large(services, len(into)):
         _apply(services, chain, into, forget)
         return
+    for _ in _like_git_theta(services, chain, into):
+        pass
+
+
+def slack(services: Services, chain: Chain, into: memoryview) -> NDArray[np.float32] | None:
+    """Replay `chain`, which git-theta made, and return by how much each element may be off on another machine.
+
+    None where every machine makes the same bits. Takes some times the memory of the value, which must not be large.
+    Raises what `replay` raises, UnsupportedError for elements that are not of float32 or float64.
+    """
+    from theta_daemon.updates import git_theta
+
+    if chain.dtype not in {"float32", "float64"}:
+        raise UnsupportedError(f"there is no estimate for {chain.dtype}")
+    base(services, chain, into)
+    off = None
+    for update, arrays in _like_git_theta(services, chain, into):
+        off = git_theta.slack(update.update_type, arrays, Array(chain.dtype, chain.shape, into), off)
+    return off
+
+
+def _like_git_theta(services: Services, chain: Chain, into: memoryview) -> Iterator[tuple[Update, Mapping[str, Array]]]:
+    """Apply the updates in whole arrays; yield each, with what its object holds, when that is done."""
     from theta_daemon.updates import git_theta
 
     for update in chain.updates:
@@ -62,6 +89,7 @@ def replay(
         with _located(update), services.trace.stage("apply updates", len(into)):
             previous = Array(chain.dtype, chain.shape, into)
             into[:] = git_theta.apply(update.update_type, arrays, previous)
+        yield update, arrays
 
 
 def is_large(services: Services, size: int) -> bool:
@@ -131,6 +159,11 @@ def apply(
 def _batches(services: Services, chain: Chain) -> Iterator[list[Step]]:
     """Yield the steps in order, as many together as their arrays take no more memory than the value, or a few MiB."""
     most = max(nbytes(chain.dtype, chain.shape), _FEW)
+    if chain.updates and all(update.update_type == EXACT_SPARSE for update in chain.updates):
+        run = services.bundles.run(chain.updates, chain.name, min(_FEW, services.settings.memory_limit // _RUN_SHARE))
+        if run is not None:
+            yield [compose(run, chain.dtype, chain.shape)]
+            return
     batch: list[Step] = []
     changes: list[Changes] = []
     held = 0

@@ -17,7 +17,7 @@ from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry, Metadata
 from theta_daemon.pipelines.baseline import Baseline
 from theta_daemon.pipelines.clean import clean
-from theta_daemon.pipelines.increments import Head, previous
+from theta_daemon.pipelines.increments import Head, can_git_theta_follow, previous
 from theta_daemon.pipelines.known import stored_digest
 from theta_daemon.pipelines.replay import apply
 from theta_daemon.pipelines.skeleton import skeleton
@@ -70,7 +70,7 @@ def sideload(services: Services, path: bytes, content: Readable, find: Find) -> 
     bases = _bases(services, path, metadata, head, updates)
     compatible = Baseline(services, path).compatible
     updated = {
-        name: services.pool.submit(partial(_updated, services, bases[name], *update, compatible=compatible))
+        name: services.pool.submit(partial(_updated, services, path, bases[name], *update, compatible=compatible))
         for name, update in updates.items()
     }
     entries = dict(metadata.entries)
@@ -101,7 +101,7 @@ def _bases(services: Services, path: bytes, metadata: Metadata, head: Head, upda
     missing, changed = [], []
     for name in updates:
         entry = metadata.entries[name]
-        base = head.base(name, entry.dtype, entry.shape)
+        base = head.base((name,), entry.dtype, entry.shape)
         if base is None:
             missing.append(name)
         elif not _same(services, path, name, entry, base.entry):
@@ -129,7 +129,7 @@ def _same(services: Services, path: bytes, name: Name, one: Entry, other: Entry)
 
 
 def _updated(
-    services: Services, base: Base, update_type: str, arrays: Mapping[str, Array], *, compatible: bool
+    services: Services, path: bytes, base: Base, update_type: str, arrays: Mapping[str, Array], *, compatible: bool
 ) -> Entry:
     """Store the update, or the value where the chain is to be cut, and return the new entry."""
     chain = base.chain
@@ -142,7 +142,11 @@ def _updated(
                 previous(services, base, value)
                 apply([steps.prepare(update_type, arrays, chain.dtype, chain.shape)], chain.shape, value)
             weight = sum(len(array.raw) for array in arrays.values())
-            is_cut = update_type == DENSE or weight > base.room or (compatible and not base.suits_git_theta)
+            is_cut = (
+                update_type == DENSE
+                or weight > base.room
+                or (compatible and not (base.suits_git_theta and can_git_theta_follow(path)))
+            )
             if is_cut:
                 pieces = payloads.encode(value, chain.dtype, chain.shape, services.codec)
             else:
@@ -156,7 +160,7 @@ def _updated(
                 oid=ref.oid,
                 size=ref.size,
                 update_type=DENSE if is_cut else update_type,
-                last_commit=base.commit,
+                last_commit=None if is_cut else base.commit,
                 digest=digest_of(value),
                 replay=() if is_cut else base.replay,
             )

@@ -19,6 +19,7 @@ from theta_daemon.metadata.digest import Digest
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry
 from theta_daemon.pipelines.bundles import BUNDLED
+from theta_daemon.pipelines.chains import is_found_by_name
 from theta_daemon.pipelines.encoding import compressed, uncompressed
 from theta_daemon.pipelines.increments import Increments
 from theta_daemon.pipelines.known import remember
@@ -43,12 +44,16 @@ _MOST_SIGNING = 4  # threads that share a group's hash: each converts all its va
 
 
 class Member(Frozen):
-    """A tensor that is stored as a parameter group; `window` where it is a view, and so only a part of its bytes."""
+    """A tensor that is stored as a parameter group; `window` where it is a view, and so only a part of its bytes.
+
+    `aliases` are the other names of the same tensor.
+    """
 
     index: int
     name: Name
     tensor: Tensor
     window: Window | None = None
+    aliases: tuple[Name, ...] = ()
 
 
 class Stored(Frozen):
@@ -280,7 +285,9 @@ class Storing:
             return Stored(known, digest)
         if known is None and self.increments is not None:
             forget = None if value.spool is None else value.spool.forget
-            increment = self.increments.find(member.name, tensor.dtype, tensor.shape, value.raw, forget)
+            increment = self.increments.find(
+                (member.name, *member.aliases), tensor.dtype, tensor.shape, value.raw, forget
+            )
             if increment is not None:
                 return self._write_update(increment, value, digest)
         # Unknown, or known but gone from the stores: that is healed where the object comes out the same.
@@ -306,8 +313,17 @@ class Storing:
         with trace.stage("digest", len(value.raw)):
             digest = value.digest or digest_of(value.raw)
         with trace.stage("compare with the record"):
-            known = self._baseline.find(member.name, tensor.dtype, tensor.shape, digest)
+            known = self._baseline.find(member.name, tensor.dtype, tensor.shape, digest, value.raw)
+            if known is not None and member.aliases and not self._suits_aliases(known, member, digest):
+                known = None
         return digest, known, known is not None and self.services.store.contains(known.oid, known.size)
+
+    def _suits_aliases(self, known: Entry, member: Member, digest: str) -> bool:
+        """Whether aliases may have this entry, whose objects may not know their names, or have entries of their own."""
+        if not is_found_by_name(known):
+            return True
+        tensor = member.tensor
+        return all(self._baseline.find(alias, tensor.dtype, tensor.shape, digest) for alias in member.aliases)
 
     def _encoding(
         self, value: Bytes, plan: payloads.ChunkPlan

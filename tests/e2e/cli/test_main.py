@@ -106,11 +106,24 @@ def test_add_is_git_add(plain: Repository) -> None:
     assert b"did not match any files" in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--update-type=low-rank", "--update-type", "--update-data", "--update-path=x"])
-def test_add_with_an_update_is_refused(plain: Repository, option: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--update-type=fancy", "a.pt"),
+            "there is no update type 'fancy'; use one of dense, sparse, low-rank, ia3, auto",
+        ),
+        (("a.pt", "--update-type"), "--update-type takes a value"),
+        (("--update-data",), "--update-data takes a value"),
+        (("--checkpoint-type=pytorch", "a.pt"), "--checkpoint-type is not needed: the format of a checkpoint is found"),
+        (("--update-type=sparse",), "takes the files to add; git theta add FILE... does what git add FILE... does"),
+    ],
+)
+def test_add_with_wrong_options_is_refused(plain: Repository, options: tuple[str, ...], said: str) -> None:
     plain.write("a.pt", b"1")
-    error = plain.git_fails("theta", "add", option, "x", "a.pt")
-    assert re.fullmatch(r"git-theta: error: git theta add --update-\w+ is not supported yet; .*git add.*\n", error)
+    error = plain.git_fails("theta", "add", *options)
+    assert error.startswith(f"git-theta: error: {said}")
+    assert error.count("\n") == 1
     assert plain.git("ls-files") == ""
 
 

@@ -14,9 +14,9 @@ import torch
 
 from tests.support import models, tensorstore_payload
 from tests.support.pipelines import Bench
-from theta_daemon.errors import CorruptObject, RepositoryError, UnsupportedError
+from theta_daemon.errors import CorruptObject, MetadataError, RepositoryError, UnsupportedError
 from theta_daemon.metadata import text
-from theta_daemon.metadata.entries import Entry, Metadata, ObjectRef
+from theta_daemon.metadata.entries import Entry, Metadata, ObjectRef, Update
 from theta_daemon.pipelines import large
 from theta_daemon.pipelines.services import Services
 from theta_daemon.pipelines.smudge import smudge
@@ -243,9 +243,25 @@ class TestNothingThatIsWrong:
         assert content.startswith(got)
         assert len(got) < len(content) - NOISE.nbytes
 
-    def test_an_update_that_is_not_dense(self, bench: Bench) -> None:
+    def test_an_update_that_builds_on_nothing(self, bench: Bench) -> None:
         metadata = with_entry(bench.clean(FILE), lambda entry: entry.replace(update_type="sparse"))
-        assert assert_fails(bench, metadata, UnsupportedError, "'sparse'") == FILE[:BEFORE]
+        assert assert_fails(bench, metadata, MetadataError, "names neither replay nor the commit") == b""
+
+    @pytest.mark.parametrize(
+        ("update_type", "error", "said"),
+        [("sparse", CorruptObject, "sparse"), ("fancy", UnsupportedError, "'fancy' is not known")],
+    )
+    def test_an_update_that_is_none(self, bench: Bench, update_type: str, error: type[Exception], said: str) -> None:
+        """Its object is that of a dense value."""
+        metadata = bench.clean(FILE)
+        small = text.parse(metadata).entries[(START,)]
+
+        def change(entry: Entry) -> Entry:
+            replay = (Update("dense", entry.oid, entry.size),)
+            return entry.replace(update_type=update_type, oid=small.oid, size=small.size, replay=replay)
+
+        metadata = with_entry(metadata, change)
+        assert assert_fails(bench, metadata, error, said) == FILE[:BEFORE]
 
     @pytest.mark.parametrize("codec", CODECS)
     @pytest.mark.parametrize("place", [0, 0.5, 1], ids=["first", "middle", "last"])

@@ -223,7 +223,7 @@ def test_a_type_that_cannot_make_the_bits(tmp_path: Path) -> None:
     metadata = bench.clean(content)
     assert entry(metadata, "a").update_type == "exact-sparse"
     assert bench.fresh().smudge(metadata) == content
-    assert any("cannot be sparse updates" in warning for warning in bench.warnings)
+    assert any("cannot be sparse updates: stored otherwise" in warning for warning in bench.warnings)
 
 
 def test_an_object_of_the_chain_is_missing(tmp_path: Path) -> None:
