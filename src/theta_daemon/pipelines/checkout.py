@@ -55,6 +55,9 @@ class Checkout:
             if not isinstance(held, smudge.Held):
                 return held
             plan = smudge.plan(self._services, path, held)
+            if any(each.chain is not None for each in plan.groups):
+                # Files often have the base of their updates in common: it is kept if those who need it are known.
+                self._services.ahead.hold()
             self._waiting[path] = _Started(plan, smudge.start(self._services, plan))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's, and its turn will come
             self._failed[path] = error
@@ -63,6 +66,7 @@ class Checkout:
     def available(self) -> list[bytes]:
         """Wait until a file is ready; return all that are, each once; empty at the end."""
         ahead = self._services.ahead
+        ahead.release()
         if self._offered and self._waiting:  # git has passed them over; they must not hold what the others need
             ahead.give_up()
             ahead.arrange([started.stream for started in self._waiting.values()])
@@ -93,6 +97,7 @@ class Checkout:
 
         Raises what is wrong with the one that was delayed.
         """
+        self._services.ahead.release()
         source = smudge.source(self._services, content)
         if source.peek(1):
             self._forget(path)

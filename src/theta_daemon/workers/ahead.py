@@ -47,6 +47,7 @@ class ReadAhead(Generic[T]):
         self._drop = drop
         self._used = 0
         self._jobs = 0
+        self._is_held = False
         self._streams: OrderedDict[Stream[T], None] = OrderedDict()
         self._unstarted: OrderedDict[Stream[T], None] = OrderedDict()  # those with a job to start, in the same order
 
@@ -63,11 +64,21 @@ class ReadAhead(Generic[T]):
 
     def go_on(self) -> None:
         """Start whatever fits into the window."""
-        while self._unstarted:
+        while self._unstarted and not self._is_held:
             stream = next(iter(self._unstarted))
             if not stream._start_what_fits():
                 return
             self._unstarted.pop(stream, None)
+
+    def hold(self) -> None:
+        """Start nothing ahead until `release`: more is to come that decides what is worth keeping."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Start whatever fits into the window, from now on."""
+        if self._is_held:
+            self._is_held = False
+            self.go_on()
 
     def arrange(self, streams: Sequence[Stream[T]]) -> None:
         """Put these streams before all others, in this order."""

@@ -538,3 +538,17 @@ def test_any_order_of_questions_with_real_threads(window: int, files: list[list[
                 closed.add(number)
         ahead.close()
     assert memory.held == 0
+
+
+def test_nothing_is_started_while_it_is_held(memory: Memory) -> None:
+    ahead = ReadAhead[Result](WINDOW, memory.drop)
+    ahead.hold()
+    first, second = ahead.stream(memory.jobs("a b")), ahead.stream(memory.jobs("c"))
+    assert memory.starts == []
+    assert first.next().name == "a"  # who asks is served
+    assert memory.starts == ["a"]
+    ahead.release()
+    assert memory.starts == ["a", "b"]
+    assert [first.next().name, second.next().name] == ["b", "c"]
+    ahead.close()
+    assert memory.held == 0
