@@ -76,18 +76,21 @@ def sideload(services: Services, path: bytes, content: Readable, find: Find) -> 
     entries = dict(metadata.entries)
     for name, future in updated.items():
         entries[name] = future.result()
+    cut = [name for name, (asked, _) in updates.items() if entries[name].update_type != asked]
+    if cut:
+        services.warn(path, f"stored whole, not as updates (too many, too heavy, or not for git-theta to read): {_listed(cut)}")
     return text.serialize(Metadata(entries, metadata.file))
 
 
 def _with_aliases(services: Services, path: bytes, metadata: Metadata, updates: Updates) -> Updates:
     """Return the updates, and for each name that shares its tensor with one of them the same."""
     layout = skeleton(services, path, metadata, quiet=True).layout
+    names = {index: [group.name] for index, group in enumerate(layout.groups) if group.role is Role.OWNER}
+    for group in layout.groups:
+        if group.role is Role.ALIAS and group.owner is not None:
+            names[group.owner].append(group.name)
     found = dict(updates)
-    for index, group in enumerate(layout.groups):
-        if group.role is not Role.OWNER:
-            continue
-        tied = [group.name]
-        tied += [other.name for other in layout.groups if other.role is Role.ALIAS and other.owner == index]
+    for tied in names.values():
         named = [name for name in tied if name in updates]
         if (len(named) > 1 and len(named) < len(tied)) or any(updates[name] != updates[named[0]] for name in named):
             raise UsageError(f"{_listed(named)} are one tensor and cannot have several updates", path=path)
