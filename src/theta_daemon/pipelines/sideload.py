@@ -78,7 +78,9 @@ def sideload(services: Services, path: bytes, content: Readable, find: Find) -> 
         entries[name] = future.result()
     cut = [name for name, (asked, _) in updates.items() if entries[name].update_type != asked]
     if cut:
-        services.warn(path, f"stored whole, not as updates (too many, too heavy, or not for git-theta to read): {_listed(cut)}")
+        services.warn(
+            path, f"stored whole, not as updates (too many, too heavy, or not for git-theta to read): {_listed(cut)}"
+        )
     return text.serialize(Metadata(entries, metadata.file))
 
 
