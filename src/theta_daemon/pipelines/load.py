@@ -110,8 +110,8 @@ def _large_job(services: Services, each: Wanted) -> Job[Loaded]:
         future.set_result(Loaded([Large(services, each.group, each.entry, each.size, each.chain)], _nothing))
         return future
 
-    # All of the window: nothing is read ahead while it is on its way, since it uses the window itself.
-    return Job(services.ahead.window, start)
+    # All that there is: nothing else is held while it is on its way, since it uses a window of its own.
+    return Job(max(services.ahead.window, services.ahead.most), start)
 
 
 def _job(services: Services, groups: Sequence[Wanted]) -> Job[Loaded]:

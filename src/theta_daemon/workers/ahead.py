@@ -43,7 +43,7 @@ class ReadAhead(Generic[T]):
 
     def __init__(self, window: int, drop: Callable[[T], None], most: int = 0) -> None:
         self.window = window
-        self._most = most
+        self.most = most
         self._drop = drop
         self._used = 0
         self._jobs = 0
@@ -103,7 +103,7 @@ class ReadAhead(Generic[T]):
 
     def _fits(self, weight: int) -> bool:
         used = self._used + weight
-        return self._used == 0 or used <= self.window or (self._jobs < _LEAST_JOBS and used <= self._most)
+        return self._used == 0 or used <= self.window or (self._jobs < _LEAST_JOBS and used <= self.most)
 
     def _hold(self, job: Job[T]) -> None:
         self._used += job.weight
