@@ -32,7 +32,7 @@ help:
 	@echo "make test-all    these, and ten times as many random examples"
 	@echo "make lint        ruff, mypy --strict, import contracts"
 	@echo "make format      let ruff sort imports and lay out the code"
-	@echo "make bench       beside git's own pipe, git-lfs and git-theta 0.2.0; some 25 minutes, 20 GB of disk"
+	@echo "make bench       beside git's own pipe, git-lfs and git-theta 0.2.0; some 35 minutes, 20 GB of disk"
 	@echo "make bench-quick the same with less data and fewer runs (under two minutes)"
 	@echo "make bench-parts codecs and the hash of compatible mode by themselves"
 	@echo "make clean       remove the environments and every cache"
