@@ -44,8 +44,12 @@ class Chain(Frozen):
 
     @property
     def base_key(self) -> str:
-        """What names the value of the base among all values, where no digest does."""
-        return memo.key(self.base.oid, self.dtype, str(self.shape))
+        """What names the value of the base among all values, where no digest does.
+
+        The base of an exact chain is not verified by itself, so it must never be taken for a value that was.
+        """
+        verified = memo.key(self.base.oid, self.dtype, str(self.shape))
+        return memo.key("not verified", verified) if self.is_exact else verified
 
     @property
     def key(self) -> str:

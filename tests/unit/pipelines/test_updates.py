@@ -13,8 +13,11 @@ from tests.support import models
 from tests.support.pipelines import Bench
 from theta_daemon.errors import MetadataError, ObjectError, RepositoryError
 from theta_daemon.metadata import text
-from theta_daemon.metadata.entries import Entry, Metadata
+from theta_daemon.metadata.entries import Entry, Metadata, ObjectRef
+from theta_daemon.pipelines.chains import Chain
 from theta_daemon.pipelines.compact import compacted
+from theta_daemon.pipelines.replay import base as replay_base
+from theta_daemon.pipelines.value import memo_key
 
 Tensors = dict[str, torch.Tensor]
 
@@ -315,3 +318,18 @@ def test_compact(tmp_path: Path) -> None:
     assert {(each.update_type, each.replay) for each in parsed(found).entries.values()} == {("dense", ())}
     assert bench.fresh().smudge(found) == content
     assert compacted(bench.services, b"model", found) == (found, 0)
+
+
+def test_a_base_that_nothing_has_verified_is_for_chains_alone(tmp_path: Path) -> None:
+    """An entry without digest, of the same object, must not be answered with it."""
+    bench = auto(tmp_path)
+    base_entry = entry(bench.clean(models.safetensors_bytes(BASE)), "b").replace(digest=None)
+    chain = Chain(
+        ("b",), "float32", tuple(BASE["b"].shape), ObjectRef(base_entry.oid, base_entry.size), (), is_exact=True
+    )
+    size = BASE["b"].nbytes
+    values = bench.services.values
+    values.expect([chain.base_key, chain.base_key, memo_key(base_entry)])
+    replay_base(bench.services, chain, memoryview(bytearray(size)))
+    assert values.get(chain.base_key, size) is not None
+    assert values.get(memo_key(base_entry), size) is None
