@@ -76,7 +76,9 @@ class Walk:
 
     @property
     def is_clean(self) -> bool:
-        return self.head == self.index == self.work
+        """Whether git would switch from here: a staged `compact` changes no content, but what is staged."""
+        staged = self.repository.run("git", "diff", "--cached", "--quiet").returncode
+        return self.head == self.index == self.work and not staged
 
     def edit(self) -> None:
         """Change one of the files."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from tests.support.streams import Pieces
@@ -43,6 +44,10 @@ class WrittenRecord:
 
     def head(self, path: bytes) -> Earlier | None:
         return self.version(next(reversed(self.commits)), path) if self.commits else None
+
+    def blob(self, commit: str, path: bytes) -> str | None:
+        version = self.version(commit, path)
+        return sha256(version.data).hexdigest() if version is not None else None
 
     def version(self, commit: str, path: bytes) -> Earlier | None:
         del path

@@ -1,9 +1,9 @@
-"""Metadata blobs through `git cat-file --batch`, in any repository that git can read.
+"""Metadata blobs through `git cat-file`, in any repository that git can read.
 
 git itself reads, because it alone knows every repository: split and sparse indexes, reftable, SHA-256, alternates,
-replaced objects. `CatFile` asks one question at a time, by any name; its child is started at the first and lives until
+replaced objects. `CatFile` asks one question at a time, by any name; a child is started at the first and lives until
 `forget`. `looks` asks for a list of ids, and git reads ahead of its caller. When this process ends, however it does,
-the child's standard input or output closes and it ends too. It never fetches: what a partial clone does not hold is
+a child's standard input or output closes and it ends too. It never fetches: what a partial clone does not hold is
 absent.
 
 Only metadata is asked for, so a blob that does not begin like JSON is absent as well, and a checkpoint that was
@@ -16,16 +16,18 @@ import contextlib
 import os
 import re
 import threading
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from theta_daemon import gitcmd
 from theta_daemon.errors import RepositoryError, printable, reason
 from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from theta_daemon.settings import Settings
+
+T = TypeVar("T")
 
 LIMIT = 256 << 20  # bytes of a metadata blob: more than 500 000 parameter groups
 _HEAD = 64  # bytes that show whether a blob may be metadata
@@ -65,12 +67,11 @@ def begins_like_json(head: bytes) -> bool:
 
 
 class CatFile:
-    """Reads blobs through one child; may be used from any thread, one question at a time."""
+    """Finds and reads blobs through a child for each; may be used from any thread, one question at a time."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._running: _Running | None = None
+        self._contents = _Conversation(settings, "--batch")
+        self._names = _Conversation(settings, "--batch-check")
 
     def metadata(self, name: bytes, seen: set[str] | None = None) -> Blob | None:
         """Return the blob that `name` (gitrevisions(7), without line breaks) stands for.
@@ -79,23 +80,54 @@ class CatFile:
         than LIMIT, and where its id is in `seen`, to which it is added.
         Raises RepositoryError when git fails.
         """
+        found = set() if seen is None else seen
+        look = self._contents.ask(name, lambda answers: _answer(name, answers, LIMIT, found))
+        return Blob(look.id, look.data) if look is not None and look.data is not None else None
+
+    def identify(self, name: bytes) -> str | None:
+        """Return the id of the blob that `name` stands for, without reading it; None where there is no such blob here.
+
+        Raises RepositoryError when git fails.
+        """
+        found = self._names.ask(name, lambda answers: (_header(name, answers), True))
+        return found[1].decode("ascii") if found is not None and found[2] == b"blob" else None
+
+    def forget(self) -> None:
+        """End the children, and with them what they remember of the index; the next question starts another."""
+        self._contents.end()
+        self._names.end()
+
+
+class _Conversation:
+    """Questions, one at a time, to a child that is started with the first."""
+
+    def __init__(self, settings: Settings, option: str) -> None:
+        self._settings = settings
+        self._option = option
+        self._lock = threading.Lock()
+        self._running: _Running | None = None
+
+    def ask(self, name: bytes, receive: Callable[[IO[bytes]], tuple[T | None, bool]]) -> T | None:
+        """Ask for `name`; return what `receive` makes of the answer, which it also says to have read to its end or not.
+
+        None also where the child ended because of something that it may not fetch.
+        """
         with self._lock:
-            running = self._running = self._running or _start(self._settings, gitcmd.PIPE)
-            look, in_step = None, False
+            running = self._running = self._running or _start(self._settings, gitcmd.PIPE, self._option)
+            received, in_step = None, False
             try:
                 questions = cast("IO[bytes]", running.child.stdin)
                 questions.write(name + b"\n")
                 questions.flush()
-                look, in_step = _answer(name, running.answers, LIMIT, set() if seen is None else seen)
+                received, in_step = receive(running.answers)
             except (BrokenPipeError, EOFError):
                 _explain_end(running)
             finally:
                 if not in_step:
                     self._stop()
-        return Blob(look.id, look.data) if look is not None and look.data is not None else None
+            return received
 
-    def forget(self) -> None:
-        """End the child, and with it what it remembers of the index; the next question starts another."""
+    def end(self) -> None:
         with self._lock:
             self._stop()
 
@@ -115,7 +147,7 @@ def looks(settings: Settings, blobs: Sequence[str], limit: int = LIMIT) -> Itera
         with _scratch() as questions:
             questions.write("".join(f"{blob}\n" for blob in blobs[at:]).encode("ascii"))
             questions.seek(0)
-            running = _start(settings, questions, "--buffer")
+            running = _start(settings, questions, "--batch", "--buffer")
         try:
             in_step = True
             while in_step and at < len(blobs):
@@ -134,7 +166,7 @@ def _start(settings: Settings, questions: int | IO[bytes], *options: str) -> _Ru
     said = _scratch()
     try:
         child = gitcmd.start(
-            ["cat-file", "--batch", *options],
+            ["cat-file", *options],
             local_environment(settings),
             settings.directory,
             stdin=questions,
@@ -170,14 +202,9 @@ def _answer(name: bytes, answers: IO[bytes], limit: int, seen: set[str]) -> tupl
 
     Raises EOFError where the child ended in between, RepositoryError for an answer that git does not give.
     """
-    header = answers.readline()
-    if not header.endswith(b"\n"):
-        raise EOFError
-    found = FOUND.fullmatch(header)
+    found = _header(name, answers)
     if found is None:
-        if header.startswith(name + b" ") or header.endswith(b" submodule\n"):  # "<name> missing", "<name> ambiguous"
-            return None, True
-        raise RepositoryError(f"git cat-file answered {printable(header[:100])!r} to {printable(name)!r}")
+        return None, True
     blob, kind, size = found[1].decode("ascii"), found[2], int(found[3])
     wanted = kind == b"blob" and size <= limit and blob not in seen
     seen.add(blob)
@@ -189,6 +216,21 @@ def _answer(name: bytes, answers: IO[bytes], limit: int, seen: set[str]) -> tupl
     rest = _exactly(answers, size - len(head) + 1) if in_step else b""  # and the line break behind every object
     look = Look(blob, size, head + rest[:-1] if wanted else None)
     return (look if kind == b"blob" else None), in_step
+
+
+def _header(name: bytes, answers: IO[bytes]) -> re.Match[bytes] | None:
+    """Read the first line of the answer to `name`: id, kind and size, or None where there is no such object.
+
+    Raises as `_answer` does.
+    """
+    header = answers.readline()
+    if not header.endswith(b"\n"):
+        raise EOFError
+    found = FOUND.fullmatch(header)
+    if found is None and not (header.startswith(name + b" ") or header.endswith(b" submodule\n")):
+        # neither "<name> missing" nor "<name> ambiguous"
+        raise RepositoryError(f"git cat-file answered {printable(header[:100])!r} to {printable(name)!r}")
+    return found
 
 
 def _explain_end(running: _Running) -> None:

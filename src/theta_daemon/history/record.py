@@ -56,6 +56,9 @@ class Record(Protocol):
     def version(self, commit: str, path: bytes) -> Candidate | None:
         """Return `path` as `commit` (a full hexadecimal id) holds it, None where it does not, or is not here."""
 
+    def blob(self, commit: str, path: bytes) -> str | None:
+        """Return the id of what `version` returns, without reading it; None where that is nothing, or not here."""
+
     def head(self, path: bytes) -> Candidate | None:
         """Return `path` as the commit at HEAD holds it; `origin` is that commit's id."""
 
@@ -92,6 +95,11 @@ class GitRecord:
         name = self._name_in(commit, path)
         blob = self._cat_file.metadata(name) if name is not None else None
         return Candidate(commit, blob.id, blob.data) if blob is not None else None
+
+    def blob(self, commit: str, path: bytes) -> str | None:
+        """Return the id of what `version` returns, without reading it: see Record."""
+        name = self._name_in(commit, path) if _COMMIT.fullmatch(commit) else None
+        return self._cat_file.identify(name) if name is not None else None
 
     def head(self, path: bytes) -> Candidate | None:
         """Return `path` as the commit at HEAD holds it; `origin` is that commit's id."""

@@ -1,8 +1,8 @@
 """What entries of git-theta build on: the same parameter group at the same path in an earlier commit, and so on.
 
 git-theta writes an increment together with the commit that was HEAD then, which holds the previous value; it has
-nothing like our replay. Each commit is visited once for all parameter groups of a file that need it, and what it holds
-is remembered, within a bound: the chains of many groups, and of each group's value in many commits, share most commits.
+nothing like our replay. Each commit is visited once for all parameter groups of a file that need it, and each blob that
+such a visit finds is read and parsed once for all files and commits that hold it, within a bound of memory.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class Version(Protocol):
 class History(Protocol):
     """Where earlier versions come from."""
 
+    def blob(self, commit: str, path: bytes) -> str | None:
+        """Return the id of the blob that `path` is in `commit`, None where there is none, or not here."""
+
     def version(self, commit: str, path: bytes) -> Version | None:
         """Return `path` as `commit` holds it, None where it does not, or is not here."""
 
@@ -64,7 +67,7 @@ class Ancestors:
         self._trace = trace
         self._limit = limit
         self._fetch = fetch
-        self._known: OrderedDict[tuple[str, bytes], Metadata] = OrderedDict()
+        self._known: OrderedDict[str, Metadata] = OrderedDict()  # by the blob's id
         self._held = 0
         self._lock = threading.Lock()
 
@@ -103,18 +106,18 @@ class Ancestors:
         return {name: tuple(reversed(chain)) for name, chain in found.items()}
 
     def _metadata(self, commit: str, path: bytes, name: Name) -> Metadata:
-        known = self._known.get((commit, path))
-        if known is not None:
-            self._known.move_to_end((commit, path))
-            return known
-        version = self._history.version(commit, path)
+        blob = self._history.blob(commit, path)
+        if blob is not None and blob in self._known:
+            self._known.move_to_end(blob)
+            return self._known[blob]
+        version = self._history.version(commit, path) if blob is not None else None
         if version is not None:
             data = version.data
         else:
             fetched = self._fetch(commit, path)
             if isinstance(fetched, str):
                 raise _gone(commit, path, name, fetched, is_here=self._history.is_here(commit))
-            data = fetched
+            data, blob = fetched, self._history.blob(commit, path)
         with self._trace.stage("read an earlier version", len(data)):
             found = self._parsed.get(text.read, digest_of(data), lambda: data)
         if not isinstance(found, Metadata):
@@ -124,7 +127,9 @@ class Ancestors:
                 parameter="/".join(name),
                 commit=commit,
             )
-        self._known[commit, path] = found
+        if blob is None or blob in self._known:
+            return found
+        self._known[blob] = found
         self._held += len(found.entries)
         while self._held > self._limit and len(self._known) > 1:
             _, dropped = self._known.popitem(last=False)

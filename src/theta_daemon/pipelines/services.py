@@ -63,6 +63,9 @@ class Record(Protocol):
     def head(self, path: bytes) -> Candidate | None:
         """Return what the commit at HEAD holds; `origin` is that commit's id."""
 
+    def blob(self, commit: str, path: bytes) -> str | None:
+        """Return the blob's id of what `commit` holds, None where that is nothing, or not here."""
+
     def version(self, commit: str, path: bytes) -> Candidate | None:
         """Return what `commit` holds, None where that is nothing, or not here."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,14 @@ def test_what_is_no_metadata_is_absent_and_the_child_goes_on(start: Start, tmp_p
     assert cat_file.metadata(b"HEAD:x") is None
     assert cat_file.metadata(b"HEAD:y") == Blob(B, b"{}")
     assert starts(tmp_path) == 1
+    cat_file.forget()
+
+
+def test_an_id_is_found_without_reading(start: Start, tmp_path: Path) -> None:
+    answers = (f"{A} blob 5368709120", f"{A} tree 3", f"{A} submodule", "HEAD:x missing", f"{B} blob 2")
+    cat_file = start(f"printf '%s\\n' {shlex.join(answers)}; cat")
+    assert [cat_file.identify(b"HEAD:x") for _ in answers] == [A, None, None, None, B]
+    assert (tmp_path / "starts").read_text() == "cat-file --batch-check\n"
     cat_file.forget()
 
 

@@ -353,7 +353,9 @@ def test_the_fetch_stops_when_we_are_stopped(scripted: Scripted, tmp_path: Path)
 
     before = signal.signal(signal.SIGUSR1, stop)
     try:
-        found = scripted(f"echo $$ > '{tmp_path}/pid'; kill -USR1 $PPID; exec tail -f /dev/null")
+        # A signal before Popen has returned finds no child to stop; so this one waits until we wait for git.
+        waiting = "until grep -q '^State:.S' /proc/$PPID/status; do sleep 0.01; done"
+        found = scripted(f"echo $$ > '{tmp_path}/pid'; {waiting}; kill -USR1 $PPID; exec tail -f /dev/null")
         with pytest.raises(Stopped):
             fetch_commit(found, ABSENT)
     finally:
