@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from theta_daemon.errors import CheckpointError
+from theta_daemon.errors import CheckpointError, ThetaError
 from theta_daemon.metadata import fields, text
 from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry, FileEntry, Metadata, ObjectRef, Update
 from theta_daemon.metadata.lift import HOLE, lift
@@ -49,11 +49,66 @@ def test_parse_does_not_read_field_by_field_what_is_written(monkeypatch: pytest.
     assert list(text.parse(data).entries.values()) == [ENTRY, ENTRY.replace(size=5)]
 
 
-def test_a_replay_stays_and_is_read_beside_what_is_lifted() -> None:
-    replayed = ENTRY.replace(replay=(Update("dense", OTHER, 1),))
-    data = written(replayed, ENTRY)
-    assert lift(data)[1] == [ENTRY]
-    assert list(text.parse(data.encode()).entries.values()) == [replayed, ENTRY]
+BASE, STEP = Update("dense", OTHER, 1), Update("exact-sparse", "d" * 64, (1 << 63) - 1)
+REPLAYED = ENTRY.replace(replay=(BASE, STEP, Update("sparse", OID, 0)))
+
+
+@pytest.mark.parametrize("replay", [(BASE,), (BASE, STEP), (STEP,) * 100, REPLAYED.replay])
+def test_a_replay_is_lifted(replay: tuple[Update, ...]) -> None:
+    replayed = ENTRY.replace(replay=replay)
+    rest, entries = lift(written(replayed, ENTRY, replayed))
+    assert entries == [replayed, ENTRY, replayed]
+    assert "oid" not in rest
+
+
+def test_what_follows_the_base_is_read_once() -> None:
+    _, (one, other) = lift(written(REPLAYED, REPLAYED.replace(replay=(BASE.replace(size=2), *REPLAYED.replay[1:]))))
+    assert [step.size for step in (one.replay[0], other.replay[0])] == [1, 2]
+    assert all(mine is its for mine, its in zip(one.replay[1:], other.replay[1:], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"exact-sparse"', '"Exact-sparse"'),
+        ("d" * 64, "d" * 63),
+        ("d" * 64, "D" * 64),
+        ('"size": "1"', '"size": "01"'),
+        ('"size": "1"', '"size": 1'),
+        ('"size": "1"', f'"size": "{1 << 63}"'),
+        ('"size": "0"', f'"size": "{1 << 63}"'),
+        ('"size": "0"', '"size": "0", "more": 1'),
+        ('"size": "0"', '"size": "0"}, 1, {'),
+        ('"replay": [', '"replay": [,'),
+        ('"replay": [', '"replay": [1, '),
+        ('"replay": [', '"replay": [[], '),
+        ('"replay": [', '"replay": ["'),
+        ('"size": "0"', '"size": "0", "size": "0"'),
+    ],
+)
+def test_a_replay_that_may_be_wrong_is_for_the_long_way(old: str, new: str) -> None:
+    changed = written(REPLAYED).replace(old, new, 1)
+    assert changed != written(REPLAYED)
+    try:
+        assert lift(changed)[1] == []
+    except ValueError:
+        pass
+    with pytest.raises(ThetaError):
+        text.parse(changed.encode())
+
+
+@pytest.mark.parametrize("between", ["", ",,", ",x", "x,", "\n{}"])
+def test_nothing_but_commas_is_between_the_updates_of_a_replay(between: str) -> None:
+    start, middle, end = written(REPLAYED).rpartition("},\n                    {")
+    assert middle
+    with pytest.raises(ValueError, match="no list of updates"):
+        lift(start + "}" + between + "{" + end)
+
+
+def test_a_replay_without_updates_is_for_the_long_way() -> None:
+    start, _, rest = written(REPLAYED).partition('"replay": [')
+    with pytest.raises(ThetaError, match="the replay is a list"):
+        text.parse((start + '"replay": [' + rest[rest.index("]") :]).encode())
 
 
 @pytest.mark.parametrize(
