@@ -84,7 +84,8 @@ def from_theta_daemon() -> dict[str, tuple[Arrays, bytes]]:
     from theta_daemon.store.arrays import encode_arrays
     from theta_daemon.store.codec import DEFAULT, Codec
     from theta_daemon.updates.array import Array
-    from theta_daemon.updates.exact_sparse import changes, pack
+    from theta_daemon.updates.bundle import pack
+    from theta_daemon.updates.exact_sparse import changes
 
     def listed(dtype: str, previous: npt.NDArray[Any], new: npt.NDArray[Any]) -> Any:
         found = changes(memoryview(previous.tobytes()), memoryview(new.tobytes()), dtype, 1 << 20)

@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from theta_daemon import dtypes
-from theta_daemon.updates.exact_sparse import Changes, changes, compose, pack, unpack
+from theta_daemon.updates.bundle import Run, pack, unpack
+from theta_daemon.updates.exact_sparse import Changes, changes, compose
 from theta_daemon.updates.infer import infer
 from theta_daemon.updates.steps import prepare
 
@@ -60,18 +61,26 @@ def test_exact_sparse_makes_any_value_of_any_other(
     read = unpack(pack(list(zip(names, steps, strict=True))))
     for number, (before, after) in enumerate(pairwise(values)):
         one = bytearray(before)
-        compose([read[f"alias {number}",]], dtype, shape).apply(memoryview(one), range(shape[0] if shape else 1))
+        found = read.changes((f"alias {number}",))
+        assert found is not None
+        compose([found], dtype, shape).apply(memoryview(one), range(shape[0] if shape else 1))
         assert one == after
         differ = sum(1 for old, new in zip(before, after, strict=True) if old != new)
         assert len(steps[number].indices) <= differ
 
     rows = shape[0] if shape else 1
     if rows and len(values[0]) % rows == 0 and (dtypes.DTYPES[dtype].bits % 8 == 0 or rows == 1):
-        step = compose([read[pair[0]] for pair in names], dtype, shape)
+        step = compose(steps, dtype, shape)
         value, row = bytearray(values[0]), len(values[0]) // rows
         for start in range(0, rows, at_once):
             stop = min(start + at_once, rows)
             step.apply(memoryview(value)[start * row : stop * row], range(start, stop))
+        assert value == values[-1]
+
+    if steps:
+        run = Run([unpack(pack([([("a",), ("b",)], each)])) for each in steps])
+        value = bytearray(values[0])
+        run.step(("b",), dtype, shape).apply(memoryview(value), range(rows))
         assert value == values[-1]
 
 

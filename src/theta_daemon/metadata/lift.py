@@ -36,6 +36,13 @@ _STEP = _WHITE.join(
 )
 _BASE = re.compile(rf"{_WHITE}{_STEP}{_WHITE}")
 _UPDATE = re.compile(rf",{_WHITE}{_STEP}{_WHITE}")
+_OURS = _WHITE.join(
+    [
+        r"\{",
+        rf'"digest": "blake3:{_OID}"',
+        rf'(?:,{_WHITE}"replay": \[([^]]++)\]{_WHITE})?+\}}',
+    ]
+)
 _ENTRY = re.compile(
     _WHITE.join(
         [
@@ -54,8 +61,7 @@ _ENTRY = re.compile(
             rf'"update_type": "{_TYPE}",',
             r'"last_commit": (?:null|"([0-9a-f]{40}(?:[0-9a-f]{24})?+)")',
             r"\}",
-            rf'(?:,{_WHITE}"theta_daemon": \{{{_WHITE}"digest": "blake3:{_OID}"{_WHITE}'
-            rf'(?:,{_WHITE}"replay": \[([^]]++)\]{_WHITE})?+\}}{_WHITE})?+\}}',
+            rf'(?:,{_WHITE}"theta_daemon": {_OURS}{_WHITE})?+\}}',
         ]
     )
 )

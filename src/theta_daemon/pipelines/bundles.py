@@ -11,7 +11,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from theta_daemon.errors import CorruptObject
-from theta_daemon.frozen import Frozen
 from theta_daemon.metadata.entries import ObjectRef
 from theta_daemon.pipelines.value import SLACK
 from theta_daemon.store.codec import MAX_EXPANSION
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from theta_daemon.pipelines.services import Services
     from theta_daemon.pipelines.storing import Stored
     from theta_daemon.store.objects import ObjectStore
+    from theta_daemon.updates.bundle import Bundle, Run
     from theta_daemon.updates.exact_sparse import Changes
 
 
@@ -31,20 +31,6 @@ BUNDLED = 64 << 10
 
 _MOST_RUNS = 2  # of updates that are gathered for all groups: a file mostly has one
 _MOST = 1 << 20  # bytes of changes, and of names, in one object
-
-
-class Bundle(Frozen):
-    """An object, decoded: what changed in each parameter group, and the bytes that all of it takes."""
-
-    changes: Mapping[Name, Changes]
-    nbytes: int
-
-
-class _Run(Frozen):
-    """What changed in each parameter group from one bundle to the next; nothing where that is too large to be kept."""
-
-    changes: Mapping[Name, Sequence[Changes]]
-    is_too_large: bool
 
 
 class Bundles:
@@ -59,7 +45,7 @@ class Bundles:
         self._most = most
         self._known: OrderedDict[str, Bundle] = OrderedDict()
         self._held = 0
-        self._runs: OrderedDict[tuple[str, ...], _Run] = OrderedDict()
+        self._runs: OrderedDict[tuple[str, ...], Run | None] = OrderedDict()
         self._lock = threading.Lock()
         self._gathering = threading.Lock()
 
@@ -82,51 +68,45 @@ class Bundles:
 
     def changes(self, ref: ObjectRef, name: Name) -> Changes:
         """Return the changes of one parameter group; raises as `open` does."""
-        found = self.open(ref).changes.get(name)
+        found = self.open(ref).changes(name)
         if found is None:
             raise CorruptObject(f"object {ref.oid} holds no changes of this parameter group")
         return found
 
-    def run(self, updates: Sequence[Update], name: Name, most: int) -> Sequence[Changes] | None:
-        """Return the changes of one parameter group in `updates`, one after the other; raises as `open` does.
+    def run(self, updates: Sequence[Update], most: int) -> Run | None:
+        """Return what `updates`, one after the other, change; raises as `open` does.
 
         The groups of a file mostly have the same updates, so what was gathered for one is kept for all; None where that
         would be more than `most` bytes.
         """
         oids = tuple([update.oid for update in updates])
         with self._gathering:  # whoever needs the same would only do the same work
-            known = self._runs.get(oids)
-            if known is None:
-                known = self._gather(updates, most)
+            if oids not in self._runs:
+                run = self._gather(updates, most)
                 while len(self._runs) >= _MOST_RUNS:
                     self._runs.popitem(last=False)
-                self._runs[oids] = known
-        if known.is_too_large:
-            return None
-        found = known.changes.get(name, ())
-        if len(found) != len(updates):
-            raise CorruptObject("an object of its replay holds no changes of this parameter group")
-        return found
+                self._runs[oids] = run
+            return self._runs[oids]
 
-    def _gather(self, updates: Sequence[Update], most: int) -> _Run:
-        changes: dict[Name, list[Changes]] = {}
+    def _gather(self, updates: Sequence[Update], most: int) -> Run | None:
+        from theta_daemon.updates.bundle import Run  # and with it numpy: most checkouts have no use for it
+
+        bundles = []
         held = 0
         for update in updates:
             bundle = self.open(ObjectRef(update.oid, update.size))
             held += bundle.nbytes
             if held > most:
-                return _Run({}, True)
-            for name, each in bundle.changes.items():
-                changes.setdefault(name, []).append(each)
-        return _Run(changes, False)
+                return None
+            bundles.append(bundle)
+        return Run(bundles)
 
     def _read(self, ref: ObjectRef) -> Bundle:
-        from theta_daemon.store.arrays import open_arrays  # and with it numpy: most checkouts have no use for it
-        from theta_daemon.updates.exact_sparse import unpack
+        from theta_daemon.store.arrays import open_arrays
+        from theta_daemon.updates.bundle import unpack
 
         stored = self._store.open(ref)
-        arrays = open_arrays(stored, min(MAX_EXPANSION * len(stored) + SLACK, self._most))
-        return Bundle(unpack(arrays), sum(len(array.raw) for array in arrays.values()))
+        return unpack(open_arrays(stored, min(MAX_EXPANSION * len(stored) + SLACK, self._most)))
 
 
 def write_bundles(
@@ -142,7 +122,7 @@ def write_bundles(
     for index, each in sorted(stored.items()):
         if each.changes is None:
             continue
-        from theta_daemon.updates.exact_sparse import weight  # and with it numpy
+        from theta_daemon.updates.bundle import weight  # and with it numpy
 
         weighs = weight(names(index), each.changes)
         if held + weighs > _MOST:
@@ -160,7 +140,7 @@ def _write(
     if not waiting:
         return
     from theta_daemon.store.arrays import encode_arrays
-    from theta_daemon.updates.exact_sparse import pack
+    from theta_daemon.updates.bundle import pack
 
     arrays = pack([(names(index), changes) for index, changes in waiting.items()])
     with services.trace.stage("write object", sum(len(array.raw) for array in arrays.values())):

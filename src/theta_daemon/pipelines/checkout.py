@@ -43,6 +43,7 @@ class Checkout:
         self._waiting: dict[bytes, _Started] = {}
         self._failed: dict[bytes, Exception] = {}
         self._offered: dict[bytes, _Started | Exception] = {}
+        self._is_replaying = False
 
     def delay(self, path: bytes, content: Readable) -> Iterator[smudge.Piece] | None:
         """Take a file to be asked for later; or return its pieces, where there is nothing to wait for.
@@ -58,6 +59,9 @@ class Checkout:
             if any(each.chain is not None for each in plan.groups):
                 # Files often have the base of their updates in common: it is kept if those who need it are known.
                 self._services.ahead.hold()
+                if not self._is_replaying:
+                    self._is_replaying = True
+                    self._services.pool.submit(_get_ready)
             self._waiting[path] = _Started(plan, smudge.start(self._services, plan))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's, and its turn will come
             self._failed[path] = error
@@ -120,3 +124,8 @@ class Checkout:
     def _find(self, path: bytes) -> _Started | Exception | None:
         """Take out the file that was delayed for `path`, whether it was offered or not."""
         return self._offered.pop(path, None) or self._waiting.pop(path, None) or self._failed.pop(path, None)
+
+
+def _get_ready() -> None:
+    """Import what replays updates, and NumPy with it, while the other files are planned."""
+    import theta_daemon.pipelines.replay  # noqa: F401

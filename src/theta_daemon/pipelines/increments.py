@@ -80,7 +80,7 @@ class Increment(Frozen):
         """Return what its object holds."""
         if self.changes is None:
             return self.inferred
-        from theta_daemon.updates.exact_sparse import pack
+        from theta_daemon.updates.bundle import pack
 
         return pack([(self.base.names, self.changes)])
 

@@ -134,7 +134,8 @@ def _decode_base(services: Services, chain: Chain, into: memoryview) -> None:
 
 def _apply(services: Services, chain: Chain, into: memoryview, forget: Callable[[int, int], None] | None) -> None:
     """Apply all updates as they are defined for every machine."""
-    for batch in _batches(services, chain):
+    scattered = _scattered(services, chain) if forget is None else None
+    for batch in _batches(services, chain) if scattered is None else [[scattered]]:
         with services.trace.stage("apply updates", len(into)):
             apply(batch, chain.shape, into, forget)
 
@@ -148,7 +149,8 @@ def apply(
     """Apply updates to the value of `shape` that `into` holds, in one pass. Raises CorruptObject."""
     rows = shape[0] if shape else 1
     row = len(into) // rows if rows else 0
-    at_once = max(WINDOW // row, 1) if row else rows
+    is_whole = forget is None and all(step.is_scattered for step in batch)
+    at_once = rows if is_whole or not row else max(WINDOW // row, 1)
     for start in range(0, rows, at_once) if batch else ():
         stop = min(start + at_once, rows)
         steps.apply_all(batch, into[start * row : stop * row], range(start, stop))
@@ -156,14 +158,17 @@ def apply(
             forget(start * row, stop * row)
 
 
+def _scattered(services: Services, chain: Chain) -> Step | None:
+    """Return all updates as one step, where that can be and is not too much to be kept for the other groups."""
+    if not chain.updates or any(update.update_type != EXACT_SPARSE for update in chain.updates):
+        return None
+    run = services.bundles.run(chain.updates, min(_FEW, services.settings.memory_limit // _RUN_SHARE))
+    return None if run is None else run.step(chain.name, chain.dtype, chain.shape)
+
+
 def _batches(services: Services, chain: Chain) -> Iterator[list[Step]]:
     """Yield the steps in order, as many together as their arrays take no more memory than the value, or a few MiB."""
     most = max(nbytes(chain.dtype, chain.shape), _FEW)
-    if chain.updates and all(update.update_type == EXACT_SPARSE for update in chain.updates):
-        run = services.bundles.run(chain.updates, chain.name, min(_FEW, services.settings.memory_limit // _RUN_SHARE))
-        if run is not None:
-            yield [compose(run, chain.dtype, chain.shape)]
-            return
     batch: list[Step] = []
     changes: list[Changes] = []
     held = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ IA3 = "ia3"
 
 class Elementwise(Frozen):
     """The step of such an update; `prepare` makes it. `operand` has the rank of `shape`, 1 or as much on each axis."""
+
+    is_scattered: ClassVar[bool] = False
 
     operation: np.ufunc
     operand: Values

@@ -9,7 +9,7 @@ Where a parameter group is no matrix, git-theta stores the difference as it is: 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ WHOLE = "parameter"
 
 class LowRank(Frozen):
     """The step of a low-rank update; `prepare` makes it. `left` is (m, k), `right` (k, n), both of one type."""
+
+    is_scattered: ClassVar[bool] = False
 
     left: Values
     right: Values

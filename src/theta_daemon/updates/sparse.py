@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -86,6 +86,8 @@ class Sparse(Frozen):
 
     `row` is the number of elements in a row of the parameter group, `size` that in all of it.
     """
+
+    is_scattered: ClassVar[bool] = False
 
     positions: Values
     numbers: Values

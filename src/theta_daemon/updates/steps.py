@@ -11,7 +11,7 @@ each position that a sparse update has within a window, and 2 MiB for each threa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 
 class Step(Protocol):
-    """One update of one parameter group."""
+    """One update of one parameter group.
+
+    `is_scattered` says that it touches few elements only, so that nothing is gained by applying it to windows that
+    stay in the processor's cache.
+    """
+
+    is_scattered: ClassVar[bool]
 
     def apply(self, value: memoryview, rows: range) -> None:
         """Update in place the rows `rows` of the parameter group; `value` is exactly their bytes.
@@ -50,9 +56,9 @@ def prepare(update_type: str, arrays: Mapping[str, Array], dtype: str, shape: tu
     if update_type == IA3:
         return elementwise.prepare_ia3(arrays, dtype, shape)
     if update_type == EXACT_SPARSE:
-        from theta_daemon.updates import exact_sparse
+        from theta_daemon.updates import bundle, exact_sparse
 
-        changes = exact_sparse.unpack(arrays).get(name)
+        changes = bundle.unpack(arrays).changes(name)
         if changes is None:
             raise CorruptObject("an exact-sparse update holds no changes of this parameter group")
         return exact_sparse.compose([changes], dtype, shape)

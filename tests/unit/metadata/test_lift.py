@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -89,10 +90,8 @@ def test_what_follows_the_base_is_read_once() -> None:
 def test_a_replay_that_may_be_wrong_is_for_the_long_way(old: str, new: str) -> None:
     changed = written(REPLAYED).replace(old, new, 1)
     assert changed != written(REPLAYED)
-    try:
+    with suppress(ValueError):
         assert lift(changed)[1] == []
-    except ValueError:
-        pass
     with pytest.raises(ThetaError):
         text.parse(changed.encode())
 

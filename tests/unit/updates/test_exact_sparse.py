@@ -1,23 +1,18 @@
-"""exact-sparse: changes are found by their bits, kept for many groups in a few arrays, and applied in order."""
+"""exact-sparse: changes are found by their bits and applied in order."""
 
 from __future__ import annotations
 
-import json
 import tracemalloc
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
 from theta_daemon.errors import CorruptObject
 from theta_daemon.updates import exact_sparse
-from theta_daemon.updates.array import Array
-from theta_daemon.updates.exact_sparse import Changes, changes, compose, pack, unpack, weight
+from theta_daemon.updates.exact_sparse import Changes, Scattered, changes, compose, scatter
 
 NOTHING = memoryview(b"")
 PLENTY = 1 << 40
-
-Name = tuple[str, ...]
 
 
 def raw(values: list[float], dtype: str) -> memoryview:
@@ -39,11 +34,9 @@ def some(count: int, seed: int, unit: int = 4, size: int = 1000) -> Changes:
     return Changes(unit, indices, generator.integers(0, np.iinfo(bits).max, shape, bits))
 
 
-def texts(arrays: Mapping[str, Array]) -> dict[str, tuple[str, tuple[int, ...], list[int]]]:
-    """Return arrays as they can be compared."""
-    return {
-        key: (array.dtype, array.shape, np.frombuffer(array.raw, array.dtype).tolist()) for key, array in arrays.items()
-    }
+def together(chain: list[Changes], dtype: str, shape: tuple[int, ...]) -> Scattered:
+    positions = np.concatenate([each.indices for each in chain]).astype(np.intp)
+    return scatter(positions, np.concatenate([each.values for each in chain]), chain[0].unit, dtype, shape)
 
 
 def test_elements_are_compared_by_their_bits() -> None:
@@ -113,81 +106,6 @@ def test_large_values_are_compared_in_parts_that_are_forgotten(dtype: str) -> No
     assert ends[-1] == len(new)
 
 
-def test_one_object_holds_the_changes_of_many_groups() -> None:
-    groups: list[tuple[list[Name], Changes]] = [
-        ([("a", "weight"), ("tied",)], some(3, 1)),
-        ([("b",)], some(0, 2, unit=8)),
-        ([("c",)], some(2, 3, unit=16)),
-        ([("d",)], some(4, 4)),
-        ([("é\ud800",)], some(1, 5, unit=1)),
-    ]
-    arrays = pack(groups)
-    assert set(arrays) == {"groups", "indices", "values1", "values4", "values16"}
-    assert arrays["values16"].shape == (2, 2)
-    found = unpack(arrays)
-    assert list(found) == [name for names, _ in groups for name in names]
-    assert found["a", "weight"] is found["tied",]
-    for names, expected in groups:
-        got = found[names[0]]
-        assert got.unit == expected.unit
-        assert got.indices.tolist() == expected.indices.tolist()
-        assert got.values.tolist() == expected.values.tolist()
-        assert got.values.shape == expected.values.shape
-        assert not got.indices.flags.owndata or not len(got.indices)
-
-
-def test_the_arrays_are_as_the_protocol_says() -> None:
-    one = Changes(2, np.array([1, 5], "u4"), np.array([258, 3], "u2"))
-    other = Changes(2, np.array([0], "u8"), np.array([7], "u2"))
-    arrays = pack([([("x", 'q"')], one), ([("y",), ("z",)], other)])
-    text = b'[[[["x","q\\""]],2,2],[[["y"],["z"]],2,1]]'
-    assert bytes(arrays["groups"].raw) == text
-    assert texts(arrays) == {
-        "groups": ("uint8", (len(text),), list(text)),
-        "indices": ("uint32", (3,), [1, 5, 0]),
-        "values2": ("uint16", (3,), [258, 3, 7]),
-    }
-    assert bytes(arrays["indices"].raw) == bytes.fromhex("01000000 05000000 00000000")
-    assert bytes(arrays["values2"].raw) == bytes.fromhex("0201 0300 0700")
-
-
-def test_positions_are_wide_where_one_needs_it() -> None:
-    near = Changes(1, np.array([(1 << 32) - 1], "u4"), np.array([1], "u1"))
-    far = Changes(1, np.array([1, 1 << 32], "u8"), np.array([1, 2], "u1"))
-    assert pack([([("near",)], near)])["indices"].dtype == "uint32"
-    arrays = pack([([("near",)], near), ([("far",)], far)])
-    assert arrays["indices"].dtype == "uint64"
-    assert unpack(arrays)["far",].indices.tolist() == [1, 1 << 32]
-    assert unpack(arrays)["near",].indices.tolist() == [(1 << 32) - 1]
-
-
-def test_an_object_without_groups_is_one() -> None:
-    arrays = pack([])
-    assert texts(arrays) == {"groups": ("uint8", (2,), list(b"[]")), "indices": ("uint32", (0,), [])}
-    assert unpack(arrays) == {}
-
-
-def test_a_list_of_groups_that_could_not_be_read_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    groups: list[tuple[list[Name], Changes]] = [([("a", "é"), ("b",)], some(3, 1)), ([("c",)], some(5, 2, unit=16))]
-    arrays = pack(groups)
-    total = sum(weight(*each) for each in groups) + 1  # and the brackets, but for the comma of the last
-    assert total == sum(len(each.raw) for each in arrays.values())
-    monkeypatch.setattr(exact_sparse, "MOST_LISTED", len(arrays["groups"].raw))
-    assert texts(pack(groups)) == texts(arrays)
-    monkeypatch.setattr(exact_sparse, "MOST_LISTED", len(arrays["groups"].raw) - 1)
-    with pytest.raises(ValueError, match="too long"):
-        pack(groups)
-
-
-def test_arrays_may_lie_at_any_address() -> None:
-    packed = pack([([("a",)], some(9, 1))])
-    arrays = {key: each.replace(raw=memoryview(b"x" + bytes(each.raw))[1:]) for key, each in packed.items()}
-    value, other = bytearray(4000), bytearray(4000)
-    compose([unpack(arrays)["a",]], "int32", (1000,)).apply(memoryview(value), range(1000))
-    compose([some(9, 1)], "int32", (1000,)).apply(memoryview(other), range(1000))
-    assert value == other
-
-
 def test_later_changes_win() -> None:
     chain = [some(400, seed) for seed in range(8)]  # of 1000 elements: most are changed several times
     value = np.arange(1000, dtype="u4")
@@ -195,8 +113,11 @@ def test_later_changes_win() -> None:
     for each in chain:
         for at, bits in zip(each.indices.tolist(), each.values.tolist(), strict=True):
             one_by_one[at] = bits
+    at_once = value.copy()
     compose(chain, "float32", (1000,)).apply(value.view(np.uint8).data, range(1000))
     assert value.tolist() == one_by_one.tolist()
+    together(chain, "float32", (1000,)).apply(at_once.view(np.uint8).data, range(1000))
+    assert at_once.tolist() == one_by_one.tolist()
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 16])
@@ -206,14 +127,15 @@ def test_windows_of_rows_make_the_same(monkeypatch: pytest.MonkeyPatch, block: i
     monkeypatch.setattr(exact_sparse, "_BLOCK", block)
     dtype = {4: "int32", 16: "complex128"}[unit]
     chain = [some(count, 20 + count, unit, 100) for count in (0, 1, 30, 100, 50)]
-    step = compose(chain, dtype, (20, 5))
-    whole, parts = bytearray(100 * unit), bytearray(100 * unit)
+    step, at_once = compose(chain, dtype, (20, 5)), together(chain, dtype, (20, 5))
+    whole, parts, others = bytearray(100 * unit), bytearray(100 * unit), bytearray(100 * unit)
     step.apply(memoryview(whole), range(20))
     row = 5 * unit
     for start in range(0, 20, window):
         stop = min(start + window, 20)
         step.apply(memoryview(parts)[start * row : stop * row], range(start, stop))
-    assert parts == whole
+        at_once.apply(memoryview(others)[start * row : stop * row], range(start, stop))
+    assert parts == others == whole
     assert any(whole)
 
 
@@ -253,12 +175,19 @@ def test_changes_that_do_not_fit_the_group_are_refused() -> None:
         compose([last], "float16", (2, 5))
     with pytest.raises(CorruptObject, match="elements of 2 bytes for float32"):
         compose([last, some(1, 1, unit=2)], "float32", (2, 5))
+    together([last], "float32", (2, 5))
+    with pytest.raises(CorruptObject, match="among the 9 elements"):
+        together([last], "float32", (3, 3))
+    with pytest.raises(CorruptObject, match="elements of 4 bytes for float16"):
+        together([last], "float16", (2, 5))
 
 
 def test_a_position_beyond_what_numpy_counts_is_refused() -> None:
     huge = Changes(1, np.array([(1 << 64) - 1], "u8"), np.array([1], "u1"))
     with pytest.raises(CorruptObject, match="among the 10 elements"):
         compose([huge], "uint8", (10,))
+    with pytest.raises(CorruptObject, match="among the 10 elements"):
+        together([huge], "uint8", (10,))
 
 
 def test_a_value_may_lie_at_any_address() -> None:
@@ -267,9 +196,3 @@ def test_a_value_may_lie_at_any_address() -> None:
     aligned = bytearray(4 * 10)
     compose([some(3, 1, size=10)], "float32", (10,)).apply(memoryview(aligned), range(10))
     assert memory[1:] == aligned
-
-
-def test_names_are_listed_in_ascii() -> None:
-    text = bytes(pack([([("é",)], some(1, 0))])["groups"].raw)
-    assert text.isascii()
-    assert json.loads(text) == [[[["é"]], 4, 1]]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tests.support.update_arrays import applied, bits, raw, sparse_arrays, update_array
 from theta_daemon.errors import CorruptObject, UnsupportedError
-from theta_daemon.updates import exact_sparse
+from theta_daemon.updates import bundle, exact_sparse
 from theta_daemon.updates.array import Array
 from theta_daemon.updates.sparse import Sparse
 from theta_daemon.updates.steps import Step, apply_all, prepare
@@ -34,7 +34,7 @@ def test_the_exact_form_is_found_by_its_name() -> None:
     previous, new = np.array([1, 2], np.float32), np.array([1, -0.0], np.float32)
     found = exact_sparse.changes(raw(previous), raw(new), "float32", 99)
     assert found is not None
-    arrays = exact_sparse.pack([([("layer", "weight")], found)])
+    arrays = bundle.pack([([("layer", "weight")], found)])
     step = prepare("exact-sparse", arrays, "float32", (2,), ("layer", "weight"))
     assert bits(applied(step, previous)) == bits(new)
     with pytest.raises(CorruptObject, match="no changes of this parameter group"):
