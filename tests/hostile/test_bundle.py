@@ -93,27 +93,25 @@ def test_a_list_of_other_groups_is_refused(groups: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "counts",
+    ("dtype", "counts"),
     [
-        array("uint32", [2, 2]),
-        array("uint32", [2, 4]),
-        array("uint32", [3, 2]),
-        array("uint32", [1, 4]),
-        array("uint32", [5]),
-        array("uint32", [2, 3, 0]),
-        array("uint32", []),
-        array("uint32", [[2, 3]]),
-        array("int32", [2, 3]),
-        array("int64", [7, -2]),
-        array("uint64", [1 << 63, (1 << 63) + 5]),
-        array("uint64", [5, (1 << 64) - 1]),
-        array("uint32", [2, 3]).replace(shape=(3,)),
+        ("uint32", [2, 2]),
+        ("uint32", [2, 4]),
+        ("uint32", [3, 2]),
+        ("uint32", [1, 4]),
+        ("uint32", [5]),
+        ("uint32", [2, 3, 0]),
+        ("uint32", []),
+        ("uint32", [[2, 3]]),
+        ("int32", [2, 3]),
+        ("int64", [7, -2]),
+        ("uint64", [1 << 63, (1 << 63) + 5]),
+        ("uint64", [5, (1 << 64) - 1]),
     ],
-    ids=str,
 )
-def test_counts_that_lie_are_refused(counts: Array) -> None:
+def test_counts_that_lie_are_refused(dtype: str, counts: object) -> None:
     with pytest.raises(CorruptObject):
-        unpack(good() | {"counts": counts})
+        unpack(good() | {"counts": array(dtype, counts)})
 
 
 @pytest.mark.parametrize(

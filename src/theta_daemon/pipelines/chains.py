@@ -13,7 +13,7 @@ from theta_daemon.errors import MetadataError, UnsupportedError
 from theta_daemon.frozen import Frozen
 from theta_daemon.metadata.entries import ObjectRef, Update
 from theta_daemon.pipelines.ancestors import MOST_STEPS, needs_history
-from theta_daemon.updates.kinds import DENSE, EXACT_SPARSE
+from theta_daemon.updates.kinds import DENSE, EXACT_SPARSE, LOW_RANK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,6 +41,11 @@ class Chain(Frozen):
         yield self.base
         for update in self.updates:
             yield ObjectRef(update.oid, update.size)
+
+    @property
+    def has_quick_way(self) -> bool:
+        """Whether it can be replayed in less time to what may be another value, as its digest then says."""
+        return self.is_exact and any(update.update_type == LOW_RANK for update in self.updates)
 
     @property
     def base_key(self) -> str:

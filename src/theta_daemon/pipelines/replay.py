@@ -44,10 +44,16 @@ _MOST_ARRAYS = 8  # times the value: a sparse update of every element has its va
 
 
 def replay(
-    services: Services, chain: Chain, into: memoryview, forget: Callable[[int, int], None] | None = None
+    services: Services,
+    chain: Chain,
+    into: memoryview,
+    forget: Callable[[int, int], None] | None = None,
+    *,
+    quick: bool = False,
 ) -> None:
     """Write the value of `chain` into `into`, which has exactly its size.
 
+    With `quick` the bits may be others than those that are defined: see `updates.steps.prepare`.
     `forget` gives back the memory of a part of `into`, where that is a file. A value that is too large to be computed
     as git-theta does it, with some copies of the whole, has the bits that are the same on every machine.
 
@@ -57,7 +63,7 @@ def replay(
     if forget is not None:
         forget(0, len(into))
     if chain.is_exact or is_large(services, len(into)):
-        _apply(services, chain, into, forget)
+        _apply(services, chain, into, forget, quick=quick)
         return
     for _ in _like_git_theta(services, chain, into):
         pass
@@ -132,10 +138,12 @@ def _decode_base(services: Services, chain: Chain, into: memoryview) -> None:
             chunk.decode_into(into)
 
 
-def _apply(services: Services, chain: Chain, into: memoryview, forget: Callable[[int, int], None] | None) -> None:
+def _apply(
+    services: Services, chain: Chain, into: memoryview, forget: Callable[[int, int], None] | None, *, quick: bool
+) -> None:
     """Apply all updates as they are defined for every machine."""
     scattered = _scattered(services, chain) if forget is None else None
-    for batch in _batches(services, chain) if scattered is None else [[scattered]]:
+    for batch in _batches(services, chain, quick=quick) if scattered is None else [[scattered]]:
         with services.trace.stage("apply updates", len(into)):
             apply(batch, chain.shape, into, forget)
 
@@ -166,7 +174,7 @@ def _scattered(services: Services, chain: Chain) -> Step | None:
     return None if run is None else run.step(chain.name, chain.dtype, chain.shape)
 
 
-def _batches(services: Services, chain: Chain) -> Iterator[list[Step]]:
+def _batches(services: Services, chain: Chain, *, quick: bool) -> Iterator[list[Step]]:
     """Yield the steps in order, as many together as their arrays take no more memory than the value, or a few MiB."""
     most = max(nbytes(chain.dtype, chain.shape), _FEW)
     batch: list[Step] = []
@@ -187,7 +195,7 @@ def _batches(services: Services, chain: Chain) -> Iterator[list[Step]]:
         arrays = _arrays(services, chain, update)
         held += sum(len(array.raw) for array in arrays.values())
         with _located(update):
-            batch.append(steps.prepare(update.update_type, arrays, chain.dtype, chain.shape))
+            batch.append(steps.prepare(update.update_type, arrays, chain.dtype, chain.shape, quick=quick))
     yield [*batch, *_composed(chain, changes)]
 
 

@@ -46,14 +46,14 @@ class _Rooms(threading.local):
     """A thread's memory to compute in, used again and again: fresh memory costs more than a sum in it."""
 
     def __init__(self) -> None:
-        self.bytes: list[Values | None] = [None, None]
+        self.bytes: list[Values | None] = [None, None, None]
 
 
 _rooms = _Rooms()
 
 
 def room(which: int, dtype: Type, shape: tuple[int, ...]) -> Values:
-    """Return the thread's first or second room (0 or 1) as an array, of whatever content, of at most BLOCK elements."""
+    """Return one of the thread's three rooms (0, 1, 2) as an array, of whatever content, of at most BLOCK elements."""
     whole = _rooms.bytes[which]
     if whole is None:
         whole = np.empty(BLOCK * _WIDEST + _LINE, np.uint8)

@@ -1,8 +1,11 @@
 """The update type low-rank: R @ C is added to a matrix, one product after the other.
 
-The product of the matrices is summed in a fixed order over their inner axis, every product and every sum rounded, and
-the result added to the previous value. BLAS takes a third of the time, and has other bits on each kind of processor.
-Blocks keep the sums in the L2 cache, which halves the time: 0.15 s for all matrices of a GPT-2 of 124 M parameters.
+The product of the matrices is summed in a fixed order over their inner axis, in float64, rounded to the type of R and C
+and added to the previous value. So the bits are the same everywhere, which those of BLAS are not: each kind of
+processor sums in an order of its own. But in float64 a product of two float32 is exact and the order makes a difference
+in the last bits alone, which rounding then mostly takes away; and of a dozen ranks most BLAS keep the order. So a
+checkout, which has a digest to compare with, may try BLAS first (`quick`): that takes a quarter of the time. Blocks
+keep the sums in the L2 cache.
 
 Where a parameter group is no matrix, git-theta stores the difference as it is: `parameter`, which elementwise.py adds.
 """
@@ -29,16 +32,25 @@ if TYPE_CHECKING:
 NAMES = {"R", "C"}
 WHOLE = "parameter"
 
+_SUMS = np.dtype(np.float64)
+_BY_ONE_THREAD = 1 << 19  # multiplications; for more OpenBLAS wakes threads of its own, which takes ten times as long
+
 
 class LowRank(Frozen):
-    """The step of a low-rank update; `prepare` makes it. `left` is (m, k), `right` (k, n), both of one type."""
+    """The step of a low-rank update; `prepare` makes it.
+
+    `left` is (m, k), `right` (k, n) in float64, their product counts as rounded to `own`. With `quick` the bits are
+    what BLAS makes, which may not be those that are defined.
+    """
 
     is_scattered: ClassVar[bool] = False
 
     left: Values
     right: Values
+    own: Type
     stored: Type
     computed: Type
+    quick: bool
 
     def apply(self, value: memoryview, rows: range) -> None:
         """Update in place the rows `rows` of the parameter group; `value` is exactly their bytes."""
@@ -47,29 +59,40 @@ class LowRank(Frozen):
         with np.errstate(all="ignore"):  # infinities and NaN are values like others
             for block in blocks((len(rows), self.right.shape[1])):
                 previous = target[block]
-                product = self._product(left[block[0]], self.right[:, block[1]])
+                product = self._product(left[block[0]].astype(np.float64), self.right[:, block[1]])
                 result = room(1, self.computed, previous.shape)
                 np.add(product, converted(previous, self.computed, 1), out=result)
                 store(result, previous)
 
     def _product(self, left: Values, right: Values) -> Values:
-        """Return left @ right in the thread's first room."""
+        """Return left @ right in one of the thread's rooms, not in its second."""
         shape = (len(left), right.shape[1])
-        total, term = room(0, self.left.dtype, shape), room(1, self.left.dtype, shape)
-        if not len(right):
-            total.fill(0)
-            return total
-        np.multiply(left[:, :1], right[0], out=total)
-        for k in range(1, len(right)):
-            np.multiply(left[:, k : k + 1], right[k], out=term)
-            np.add(total, term, out=total)
-        return total
+        total = room(0, _SUMS, shape)
+        at_once = _BY_ONE_THREAD // (len(right) * shape[1]) if len(right) else 0
+        if self.quick and at_once:
+            for start in range(0, len(left), at_once):
+                np.matmul(left[start : start + at_once], right, out=total[start : start + at_once])
+        else:
+            _in_order(left, right, total)
+        return converted(total, self.own, 2)
 
 
-def prepare(arrays: Mapping[str, Array], dtype: str, shape: tuple[int, ...]) -> LowRank | Elementwise:
+def _in_order(left: Values, right: Values, total: Values) -> None:
+    """Put left @ right into `total`; uses the thread's second room."""
+    total.fill(0)
+    term = room(1, _SUMS, total.shape)
+    for k in range(len(right)):
+        np.multiply(left[:, k : k + 1], right[k], out=term)
+        np.add(total, term, out=total)
+
+
+def prepare(
+    arrays: Mapping[str, Array], dtype: str, shape: tuple[int, ...], *, quick: bool = False
+) -> LowRank | Elementwise:
     """Return the step of a low-rank update of a parameter group of `dtype` and `shape`.
 
-    Raises CorruptObject, and UnsupportedError for what are no real numbers.
+    With `quick` its bits may be others than those that are defined. Takes twice the memory of C. Raises CorruptObject,
+    and UnsupportedError for what are no real numbers.
     """
     if arrays.keys() == {WHOLE}:
         return prepare_elementwise(np.add, arrays[WHOLE], dtype, shape)
@@ -82,5 +105,6 @@ def prepare(arrays: Mapping[str, Array], dtype: str, shape: tuple[int, ...]) -> 
     computed = computed_in(own.name, dtype)
     if own.kind != "f" or computed.kind != "f":
         raise UnsupportedError(f"values of dtype {dtype} cannot have low-rank updates of {own.name}")
-    # Aligned, because numpy would else copy them for each block.
-    return LowRank(np.require(left, own, "A"), np.require(right, own, "A"), stored(dtype), computed)
+    # Of float64 numbers the products are not exact, and what BLAS does with them is seldom what is defined.
+    quick = quick and own == np.float32
+    return LowRank(left, right.astype(np.float64), own, stored(dtype), computed, quick)

@@ -43,16 +43,26 @@ class Step(Protocol):
         """
 
 
-def prepare(update_type: str, arrays: Mapping[str, Array], dtype: str, shape: tuple[int, ...], name: Name = ()) -> Step:
+def prepare(
+    update_type: str,
+    arrays: Mapping[str, Array],
+    dtype: str,
+    shape: tuple[int, ...],
+    name: Name = (),
+    *,
+    quick: bool = False,
+) -> Step:
     """Return the step that applies the update `arrays` to the parameter group `name` of `dtype` and `shape`.
 
-    `name` is needed for exact-sparse alone, whose objects hold many groups. Nothing of `arrays` is believed. Raises
-    CorruptObject, and UnsupportedError for an unknown type and for dtypes that the type has no meaning for.
+    `name` is needed for exact-sparse alone, whose objects hold many groups. `quick` is for who compares the result with
+    a digest, and else does without: the bits are mostly those that are defined, and are made in less time. Nothing of
+    `arrays` is believed. Raises CorruptObject, and UnsupportedError for an unknown type and for dtypes that the type
+    has no meaning for.
     """
     if update_type == SPARSE:
         return sparse.prepare(arrays, dtype, shape)
     if update_type == LOW_RANK:
-        return low_rank.prepare(arrays, dtype, shape)
+        return low_rank.prepare(arrays, dtype, shape, quick=quick)
     if update_type == IA3:
         return elementwise.prepare_ia3(arrays, dtype, shape)
     if update_type == EXACT_SPARSE:

@@ -38,11 +38,11 @@ def updated(tensors: models.StateDict, updates: models.StateDict) -> models.Stat
     """Return the model with low-rank updates applied, in the order that the specification says."""
     new = dict(tensors)
     for name in {key.rpartition("/")[0] for key in updates}:
-        left, right = updates[f"{name}/R"], updates[f"{name}/C"]
-        added = left[:, :1] * right[:1]
-        for rank in range(1, left.shape[1]):
+        left, right = updates[f"{name}/R"].double(), updates[f"{name}/C"].double()
+        added = torch.zeros(tensors[name].shape, dtype=torch.float64)
+        for rank in range(left.shape[1]):
             added = added + left[:, rank : rank + 1] * right[rank : rank + 1]
-        new[name] = (added + tensors[name].to(torch.float32)).to(tensors[name].dtype)
+        new[name] = (added.to(torch.float32) + tensors[name].to(torch.float32)).to(tensors[name].dtype)
     return new
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -227,6 +228,37 @@ def test_a_type_that_cannot_make_the_bits(tmp_path: Path) -> None:
     assert entry(metadata, "a").update_type == "exact-sparse"
     assert bench.fresh().smudge(metadata) == content
     assert any("cannot be sparse updates: stored otherwise" in warning for warning in bench.warnings)
+
+
+def low_rank(tmp_path: Path) -> tuple[Bench, bytes, bytes]:
+    """Return content and metadata of a model whose `a` is a low-rank update."""
+    bench = Bench.at(tmp_path, update_type="low-rank")
+    base = {"a": torch.arange(40_000, dtype=torch.float32).reshape(200, 200), "b": noise(9000, seed=3)}
+    bench.record.commit(bench.clean(models.safetensors_bytes(base)))
+    base["a"] += torch.outer(torch.ones(200), torch.arange(200.0))
+    content = models.safetensors_bytes(base)
+    metadata = bench.clean(content)
+    assert entry(metadata, "a").update_type == "low-rank"
+    return bench, content, metadata
+
+
+@pytest.mark.parametrize("off", [0.0, 1.0])
+def test_where_blas_makes_other_bits_they_are_made_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: float
+) -> None:
+    bench, content, metadata = low_rank(tmp_path)
+    matmul, called = np.matmul, []
+
+    def other(left: Any, right: Any, out: Any) -> None:
+        called.append(1)
+        np.add(matmul(left, right), off, out=out)
+
+    monkeypatch.setattr(np, "matmul", other)
+    assert bench.fresh().smudge(metadata) == content
+    assert called
+    wrong = metadata.replace((entry(metadata, "a").digest or "").encode(), b"0" * 64)
+    with pytest.raises(ObjectError, match="does not make the value"):
+        bench.fresh().smudge(wrong)
 
 
 def test_an_object_of_the_chain_is_missing(tmp_path: Path) -> None:
