@@ -82,9 +82,9 @@ VERB = Verb(
     summary="the same as git add, and updates from a file of their own",
     description=(
         "Run git add with the same arguments. With --update-type, changed parameter groups are stored as updates of "
-        "what HEAD holds, where that gives exactly their bits. With --update-path, FILE gets the updates that "
-        "UPDATES holds (a checkpoint with names such as NAME/R and NAME/C, or a PEFT adapter with its "
-        "adapter_config.json), in the work tree and in the index."
+        "what HEAD holds, where that gives exactly their bits. With --update-path, the files named (a model, or its "
+        "shards) get the updates that UPDATES holds (a checkpoint with names such as NAME/R and NAME/C, or a PEFT "
+        "adapter with its adapter_config.json), in the work tree and in the index."
     ),
     run=run,
     add_arguments=add_arguments,

@@ -1,7 +1,8 @@
-"""`git theta add FILE --update-path UPDATES`: the file gets the updates, in the work tree and in the index.
+"""`git theta add FILE... --update-path UPDATES`: the files get the updates, in the work tree and in the index.
 
-All is worked out and written beside the file before anything is replaced. Then the index gets the metadata, the file
-its new content, and git looks at it once, so that nothing is left to do for `git status`.
+Several files are the shards of a model: each gets the updates of what it holds. All is worked out and written beside
+the files before anything is replaced. Then the index gets the metadata of all of them at once, each file its new
+content, and git looks at them once, so that nothing is left to do for `git status`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import io
 import json
 import os
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from theta_daemon import durable, gitcmd
 from theta_daemon.cli.terminal import shown, warn
 from theta_daemon.errors import RepositoryError, UsageError, reason
+from theta_daemon.frozen import Frozen
 from theta_daemon.updates.kinds import DENSE, IA3, LOW_RANK, SPARSE
 
 if TYPE_CHECKING:
@@ -35,36 +37,49 @@ _MOST_CONFIG = 16 << 20
 _REGULAR = ("100644", "100755")
 
 
+class _Target(Frozen):
+    """A file as it was named, as git names it from the top of the work tree, and its mode in the index."""
+
+    name: str
+    path: bytes
+    mode: str
+
+
 def side_load(place: Place, left: Sequence[str], updates: str, update_type: str | None) -> int:
     """Do it. Raises UsageError, and whatever makes it impossible; then nothing was staged."""
     from theta_daemon.pipelines.services import open_services
     from theta_daemon.pipelines.sideload import sideload
 
-    file = _one_file(left)
-    mode, path = _staged(place, file)
+    staged = [_staged(place, file) for file in _files(left)]
+    targets = list({target.path: target for target in staged}.values())
     find = _finder(place.directory / updates, update_type)
     services = open_services(place.settings(), lambda path, text: warn(f"{shown(path)}: {text}"))
     try:
-        with _opened(place.directory / file) as content:
-            metadata = sideload(services, path, cast("io.RawIOBase", content), find)
-        _replace(services, place, place.directory / file, (mode, path), metadata)
+        with ExitStack() as opened:
+            contents = [
+                (target.path, cast("io.RawIOBase", opened.enter_context(_opened(place.directory / target.name))))
+                for target in targets
+            ]
+            metadata = sideload(services, contents, find)
+        _replace(services, place, targets, metadata)
     finally:
         services.close()
-    return gitcmd.hand_over(["--literal-pathspecs", "add", "--", file], place.git.environment, place.directory)
+    names = [target.name for target in targets]
+    return gitcmd.hand_over(["--literal-pathspecs", "add", "--", *names], place.git.environment, place.directory)
 
 
-def _one_file(left: Sequence[str]) -> str:
-    files = [argument for argument in left if argument != "--"]
-    if len(files) != 1 or (files[0].startswith("-") and "--" not in left):
+def _files(left: Sequence[str]) -> list[str]:
+    files = list(dict.fromkeys(argument for argument in left if argument != "--"))
+    if not files or ("--" not in left and any(file.startswith("-") for file in files)):
         raise UsageError(
-            "updates from a file of their own are for one FILE, without options of git add",
-            hint="git theta add FILE --update-type TYPE --update-path UPDATES",
+            "updates from a file of their own are for checkpoints that are named, without options of git add",
+            hint="git theta add FILE... --update-type TYPE --update-path UPDATES",
         )
-    return files[0]
+    return files
 
 
-def _staged(place: Place, file: str) -> tuple[str, bytes]:
-    """Return mode and path, as git names it, of a tracked file."""
+def _staged(place: Place, file: str) -> _Target:
+    """Return a tracked file, as the index has it."""
     rows = place.git.items("ls-files", "-z", "--stage", "--full-name", "--", f":(literal){file}")
     if len(rows) != 1:
         what = "git does not track it yet" if not rows else "it is in conflict, or a directory"
@@ -76,7 +91,7 @@ def _staged(place: Place, file: str) -> tuple[str, bytes]:
     answer = place.git.items("check-attr", "-z", "filter", "--", file)
     if answer[2] != b"theta":
         raise UsageError(f"{shown(os.fsencode(file))} is not tracked by theta", hint="git theta track it first")
-    return mode, path
+    return _Target(file, path, mode)
 
 
 def _finder(updates: Path, update_type: str | None) -> partial[Updates]:
@@ -141,25 +156,30 @@ def _opened(file: Path) -> io.FileIO:
         raise UsageError(f"cannot read updates or checkpoint: {reason(error)}") from error
 
 
-def _replace(services: Services, place: Place, file: Path, staged: tuple[str, bytes], metadata: bytes) -> None:
-    """Give the index the metadata, and the file the content that it describes."""
+def _replace(services: Services, place: Place, targets: Sequence[_Target], metadata: Sequence[bytes]) -> None:
+    """Give the index the metadata, and the files the content that it describes."""
     from theta_daemon.pipelines.smudge import smudge
 
-    mode, path = staged
-    temporary = None
+    written: list[tuple[str, Path]] = []
+    rows = []
+    file = place.directory
     try:
-        temporary = durable.temporary_name(_beside(file, services.settings.temporary))
-        with open(temporary, "xb") as target:
-            os.fchmod(target.fileno(), stat.S_IMODE(file.stat().st_mode))
-            target.writelines(smudge(services, path, io.BytesIO(metadata)))
-        blob = place.git.output("hash-object", "-w", "--stdin", stdin=metadata).strip()
-        row = mode.encode("ascii") + b" " + blob + b"\t" + path + b"\0"
-        place.git.at_top().output("update-index", "-z", "--index-info", stdin=row)
-        os.replace(temporary, file)
+        for target, data in zip(targets, metadata, strict=True):
+            file = place.directory / target.name
+            temporary = durable.temporary_name(_beside(file, services.settings.temporary))
+            written.append((temporary, file))
+            with open(temporary, "xb") as new:
+                os.fchmod(new.fileno(), stat.S_IMODE(file.stat().st_mode))
+                new.writelines(smudge(services, target.path, io.BytesIO(data)))
+            blob = place.git.output("hash-object", "-w", "--stdin", stdin=data).strip()
+            rows.append(target.mode.encode("ascii") + b" " + blob + b"\t" + target.path + b"\0")
+        place.git.at_top().output("update-index", "-z", "--index-info", stdin=b"".join(rows))
+        for temporary, file in written:
+            os.replace(temporary, file)
     except OSError as error:
         raise RepositoryError(f"cannot write {shown(os.fsencode(file))}: {reason(error)}", hint="make room") from error
     finally:
-        if temporary is not None:
+        for temporary, _ in written:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
 

@@ -95,7 +95,7 @@ class Bundles:
         held = 0
         for update in updates:
             bundle = self.open(ObjectRef(update.oid, update.size))
-            held += bundle.nbytes
+            held += bundle.nbytes + bundle.positions_nbytes
             if held > most:
                 return None
             bundles.append(bundle)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from theta_daemon import dtypes
 from theta_daemon.errors import ThetaError, UsageError
 from theta_daemon.formats.parts import Role
+from theta_daemon.frozen import Frozen
 from theta_daemon.metadata import text
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry, Metadata
@@ -43,15 +44,43 @@ if TYPE_CHECKING:
 _MOST_LISTED = 10
 
 
-def sideload(services: Services, path: bytes, content: Readable, find: Find) -> bytes:
-    """Return the metadata of `content`, the checkpoint at `path`, with updates applied.
+class _File(Frozen):
+    """A checkpoint in the work tree, as its metadata has it, and what HEAD holds in its place."""
 
-    `find` gets dtype and shape of every parameter group, and what tells whether one has some value now; it returns type
-    and arrays of each update.
+    path: bytes
+    metadata: Metadata
+    head: Head
 
-    Raises UsageError where HEAD does not hold what an update builds on, or the work tree has changed it; whatever
-    `find`, `clean` and `previous` raise.
+
+def sideload(services: Services, contents: Sequence[tuple[bytes, Readable]], find: Find) -> list[bytes]:
+    """Return the metadata of each of `contents`, checkpoints by their paths, with updates applied.
+
+    `find` gets dtype and shape of every parameter group of all of them (a model's shards), and what tells whether one
+    has some value now; it returns type and arrays of each update.
+
+    Raises UsageError where HEAD does not hold what an update builds on, or the work tree has changed it, or several
+    files hold what an update names; whatever `find`, `clean` and `previous` raise.
     """
+    files = [_read(services, path, content) for path, content in contents]
+    places: dict[Name, list[_File]] = {}
+    for file in files:
+        for name in file.metadata.entries:
+            places.setdefault(name, []).append(file)
+
+    def holds(name: Name, value: Array) -> bool:
+        entry = places[name][0].metadata.entries[name]
+        return (entry.dtype, entry.shape, entry.digest) == (value.dtype, value.shape, digest_of(value.raw))
+
+    entries = {name: each[0].metadata.entries[name] for name, each in places.items()}
+    found = find({name: (entry.dtype, entry.shape) for name, entry in entries.items()}, holds)
+    ambiguous = [name for name in found if len(places[name]) > 1]
+    if ambiguous:
+        raise UsageError(f"more than one of the files has what is to be updated: {_listed(ambiguous)}")
+    updates = [{name: update for name, update in found.items() if places[name][0] is file} for file in files]
+    return [_sideloaded(services, file, mine) for file, mine in zip(files, updates, strict=True)]
+
+
+def _read(services: Services, path: bytes, content: Readable) -> _File:
     metadata = text.read(b"".join(clean(services, path, content)))
     if not isinstance(metadata, Metadata):
         raise UsageError("updates need a checkpoint in the work tree", path=path, hint="git checkout it first")
@@ -60,14 +89,14 @@ def sideload(services: Services, path: bytes, content: Readable, find: Find) -> 
         raise UsageError(
             "HEAD does not hold it, and updates build on what HEAD holds", path=path, hint="commit it first"
         )
+    return _File(path, metadata, head)
 
-    def holds(name: Name, value: Array) -> bool:
-        entry = metadata.entries[name]
-        return (entry.dtype, entry.shape, entry.digest) == (value.dtype, value.shape, digest_of(value.raw))
 
-    parameters = {name: (entry.dtype, entry.shape) for name, entry in metadata.entries.items()}
-    updates = _with_aliases(services, path, metadata, find(parameters, holds))
-    bases = _bases(services, path, metadata, head, updates)
+def _sideloaded(services: Services, file: _File, updates: Updates) -> bytes:
+    """Store the updates of one file; return its new metadata."""
+    path, metadata = file.path, file.metadata
+    updates = _with_aliases(services, path, metadata, updates)
+    bases = _bases(services, path, metadata, file.head, updates)
     compatible = Baseline(services, path).compatible
     updated = {
         name: services.pool.submit(partial(_updated, services, path, bases[name], *update, compatible=compatible))

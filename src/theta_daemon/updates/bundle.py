@@ -76,6 +76,11 @@ class Bundle(Frozen):
         """Bytes of all arrays."""
         return int(self.indices.nbytes) + sum(int(values.nbytes) for values in self.values.values())
 
+    @property
+    def positions_nbytes(self) -> int:
+        """Bytes that a `Run` takes besides."""
+        return len(self.indices) * np.dtype(np.intp).itemsize
+
     def changes(self, name: Name) -> Changes | None:
         """Return what changed in the group of this name, as views; None where there is no such group."""
         number = self.listed.numbers.get(name)

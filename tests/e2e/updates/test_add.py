@@ -348,15 +348,55 @@ def test_types_that_are_wrong(plain: Repository, base: models.StateDict) -> None
     assert "ia3" in assert_refused(plain, PATH, "--update-path", UPDATES, "--update-type", "ia3")
 
 
-def test_it_takes_one_file_and_nothing_else(plain: Repository, base: models.StateDict) -> None:
+def test_it_takes_files_and_nothing_else(plain: Repository, base: models.StateDict) -> None:
     plain.write("model.pt", KINDS["model.pt"](base))
     plain.commit("two")
     options = SIDE_LOAD[3:]
-    for left in ((), (PATH, "model.pt"), ("--all",), (PATH, "--force")):
+    for left in ((), ("--all",), (PATH, "--force"), (PATH, "model.pt", "-f")):
         assert "FILE" in assert_refused(plain, *left, *options)
+    error = assert_refused(plain, PATH, "model.pt", *options)
+    assert "more than one of the files has what is to be updated: a.weight, b.weight" in error
     assert "git does not track it" in assert_refused(plain, "*.pt", *options)
     assert_refused(plain, ".", *options)
     assert_refused(plain, str(plain.path.parent), *options)
+
+
+SHARDS = ("model-1-of-3.safetensors", "model-2-of-3.safetensors", "model-3-of-3.safetensors")
+
+
+def sharded(repository: Repository, base: models.StateDict) -> list[models.StateDict]:
+    """Commit the model in shards, one of them without anything to update."""
+    parts = [{"a.weight": base["a.weight"]}, {"c.weight": base["c.weight"]}, {"b.weight": base["b.weight"]}]
+    for path, part in zip(SHARDS, parts, strict=True):
+        repository.write(path, models.safetensors_bytes(part))
+    repository.commit("shards")
+    return parts
+
+
+def test_shards_of_a_model(plain: Repository, base: models.StateDict) -> None:
+    parts = sharded(plain, base)
+    parts[1] = {"c.weight": base["c.weight"] + 1}
+    plain.write(SHARDS[1], models.safetensors_bytes(parts[1]))
+    plain.git("theta", "add", *SHARDS, "./" + SHARDS[0], *SIDE_LOAD[3:])
+    new = updated(base, low_rank(base, "a.weight", "b.weight"))
+    for path, part in zip(SHARDS, parts, strict=True):
+        content = models.safetensors_bytes({name: new[name] if path != SHARDS[1] else part[name] for name in part})
+        assert plain.read(path) == content
+        assert increments(plain, path, "") == ({"a.weight", "b.weight"} & part.keys())
+        (plain.path / path).touch()
+    assert plain.git("status", "--porcelain").splitlines() == [f"M  {path}" for path in SHARDS]
+    plain.git("commit", "--quiet", "--message", "adapter")
+    assert plain.status() == ""
+
+
+def test_shards_are_staged_together_or_not_at_all(plain: Repository, base: models.StateDict) -> None:
+    sharded(plain, base)
+    assert "no parameter: 'b.weight'" in assert_refused(plain, *SHARDS[:2], *SIDE_LOAD[3:])
+    plain.write(SHARDS[2], models.safetensors_bytes({"b.weight": base["b.weight"] + 1}))
+    error = assert_refused(plain, *SHARDS, *SIDE_LOAD[3:])
+    assert "the work tree has changed what is to be updated: b.weight" in error
+    (plain.path / SHARDS[2]).unlink()
+    assert_refused(plain, *SHARDS, *SIDE_LOAD[3:])
 
 
 def test_files_that_updates_are_not_for(plain: Repository, base: models.StateDict) -> None:
