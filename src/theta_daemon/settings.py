@@ -93,6 +93,11 @@ class Settings(Frozen):
     child_environment: Mapping[str, str]
 
     @property
+    def largest_in_memory(self) -> int:
+        """Bytes up to which a value is held in memory whole: cache, spare buffers and other values have parts too."""
+        return self.memory_limit // 4
+
+    @property
     def theta_dir(self) -> Path:
         """The directory of everything that is ours in this repository, all its worktrees together."""
         return self.common_dir / "theta"

@@ -41,7 +41,6 @@ _LARGE = 4 << 20  # bytes from which on a group is worth more than one piece of 
 _PIECE = 2 << 20  # bytes that are hashed and spooled at a time
 _STEP = 1 << 20  # bytes read and checksummed at a time: they stay in the processor's cache
 _BATCH = 2 << 20  # bytes of small groups that are handed over together
-_BUDGET_SHARE = 4  # a group may hold this fraction of the budget in memory; it and its encoded form fit then
 _HANDED_OVER = 256 << 10  # bytes that a group of a batch must have, on average, to be worth another thread
 # Workers up to which the reading thread itself hashes what may be unchanged: git is busy too, and the bytes are in this
 # core's cache (measured on two cores: `git status` takes 10 % less).
@@ -55,7 +54,7 @@ class GroupStore:
 
     def __init__(self, services: Services, baseline: Baseline) -> None:
         self._services = services
-        self._in_memory = services.settings.memory_limit // _BUDGET_SHARE
+        self._in_memory = services.settings.largest_in_memory
         self._storing = Storing(services, baseline, self._in_memory)
         self._compares = services.pool.workers <= _MOST_COMPARED
         self._unchanged: dict[int, Stored] = {}

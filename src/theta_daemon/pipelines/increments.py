@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from theta_daemon.updates.exact_sparse import Changes
 
 AUTO = "auto"
-_BUDGET_SHARE = 4  # a value may have this fraction of the memory limit; a larger one lies in a file
 _SMALL = 64  # an update that is so much smaller than the value is not worth the search for a smaller one
 _LEAST = 4 << 10  # bytes of a value whose dense object is hardly larger than an update
 _WEIGHT_SHARE = 2  # updates may weigh this fraction of their base
@@ -268,7 +267,7 @@ class Increments:
     def _before(self, size: int) -> Iterator[tuple[memoryview, Callable[[int, int], None]]]:
         """Give room for the value that an update builds on, and what gives back the memory of a part of it."""
         services = self._services
-        if size > services.settings.memory_limit // _BUDGET_SHARE:
+        if size > services.settings.largest_in_memory:
             scratch = Scratch(services.settings.temporary, size)
             yield scratch.view, scratch.forget
             return

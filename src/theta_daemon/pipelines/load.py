@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES = 1 << 20
 _BATCH_GROUPS = 64
-_BUDGET_SHARE = 4  # a group may hold this fraction of the memory limit; the cache and spare buffers have others
 _HANDED_OVER = 128 << 10  # bytes that a group of a job must have, on average, to be worth another thread
 _OVERHEAD = 1 << 10  # memory that a group costs besides its bytes
 
@@ -87,7 +86,7 @@ def wanted(layout: Layout, metadata: Metadata, chains: Mapping[Name, Chain]) -> 
 
 def jobs(services: Services, groups: Sequence[Wanted]) -> Iterator[Job[Loaded]]:
     """Yield the jobs that load `groups`; small neighbours share one."""
-    most = services.settings.memory_limit // _BUDGET_SHARE
+    most = services.settings.largest_in_memory
     batch: list[Wanted] = []
     held = 0
     for each in groups:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from theta_daemon.updates.steps import Step
 
 WINDOW = 1 << 20  # bytes that updates are applied to before the next ones
-_SHARE = 4  # fraction of the memory limit that a value, and the arrays of one object, may take
 _FEW = 32 << 20  # bytes: 64 bundles, as fine-tunes have them, are applied in one pass
 _RUN_SHARE = 16  # fraction of the memory limit that bundles may take which are kept for all groups of a file
 _MOST_ARRAYS = 8  # times the value: a sparse update of every element has its value and its position, as 64-bit numbers
@@ -100,7 +99,7 @@ def _like_git_theta(services: Services, chain: Chain, into: memoryview) -> Itera
 
 def is_large(services: Services, size: int) -> bool:
     """Whether a value of `size` bytes does not fit into memory."""
-    return size > services.settings.memory_limit // _SHARE
+    return size > services.settings.largest_in_memory
 
 
 def base(services: Services, chain: Chain, into: memoryview) -> None:
@@ -209,7 +208,7 @@ def _arrays(services: Services, chain: Chain, update: Update) -> Mapping[str, Ar
     stored = _open(services, chain, ObjectRef(update.oid, update.size))
     size = nbytes(chain.dtype, chain.shape)
     credible = min(MAX_EXPANSION * len(stored), _MOST_ARRAYS * size) + SLACK
-    most = min(credible, services.settings.memory_limit // _SHARE)
+    most = min(credible, services.settings.largest_in_memory)
     with _located(update), services.trace.stage("decode updates", update.size):
         try:
             return open_arrays(stored, most)

@@ -134,7 +134,7 @@ def open_services(settings: Settings, warn: Callable[[bytes, str], None], trace:
     from theta_daemon.workers.buffers import Buffers
     from theta_daemon.workers.pool import Pool
 
-    share = settings.memory_limit // 4
+    share = settings.largest_in_memory
     window = min(share, max(_AHEAD, settings.workers * _AHEAD_PER_WORKER))
     record, parsed = GitRecord(settings), Parsed(min(share // 64, _PARSED_LIMIT))
     store = ObjectStore(
