@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from theta_daemon import dtypes
 from theta_daemon.errors import ThetaError
 from theta_daemon.metadata import text
-from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import Metadata
+from theta_daemon.pipelines import dense
 from theta_daemon.pipelines.chains import chains
 from theta_daemon.pipelines.replay import replay
 from theta_daemon.pipelines.tolerance import verify_replayed
 from theta_daemon.pipelines.value import locate
-from theta_daemon.store import payload as payloads
 from theta_daemon.updates.kinds import DENSE
 
 if TYPE_CHECKING:
@@ -38,17 +37,15 @@ def compact(services: Services, path: bytes, metadata: Metadata) -> tuple[Metada
 
 
 def _dense(services: Services, entry: Entry, chain: Chain) -> Entry:
-    buffer = services.buffers.take(dtypes.nbytes(entry.dtype, entry.shape))
     try:
-        replay(services, chain, buffer)
-        found = digest_of(buffer)
-        verify_replayed(services, entry, chain, buffer, found)
-        ref = services.store.write(payloads.encode(buffer, entry.dtype, entry.shape, services.codec))
+        with dense.room(services, dtypes.nbytes(entry.dtype, entry.shape)) as (value, forget):
+            replay(services, chain, value, forget)
+            found = dense.digest(value, forget)
+            verify_replayed(services, entry, chain, value, found, forget)
+            ref = dense.write(services, value, entry.dtype, entry.shape, forget)
     except ThetaError as error:
         locate(error, chain.name, entry)
         raise
-    finally:
-        services.buffers.give(buffer)
     return entry.replace(oid=ref.oid, size=ref.size, update_type=DENSE, last_commit=None, digest=found, replay=())
 
 

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING
 from theta_daemon.errors import CorruptObject, ObjectError, ThetaError, UnsupportedError
 from theta_daemon.frozen import Frozen
 from theta_daemon.metadata import text
-from theta_daemon.metadata.digest import Digest
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import Metadata, ObjectRef, Update
+from theta_daemon.pipelines import dense
 from theta_daemon.pipelines.chains import Chain, chains, is_found_by_name
 from theta_daemon.pipelines.scratch import Scratch
-from theta_daemon.pipelines.spool import windows
 from theta_daemon.updates.kinds import DENSE, EXACT_SPARSE, IA3, LOW_RANK, SPARSE
 
 if TYPE_CHECKING:
@@ -170,17 +169,8 @@ def previous(
         for ref in chain.objects():
             services.store.verify(ref, services.store.open(ref))
     replay(services, chain.replace(is_exact=True), into, forget)
-    if entry.digest is not None and _digest(into, forget) != entry.digest:
+    if entry.digest is not None and dense.digest(into, forget) != entry.digest:
         raise CorruptObject(f"object {entry.oid} does not hold the value that the metadata names")
-
-
-def _digest(value: memoryview, forget: Callable[[int, int], None] | None) -> str:
-    whole = Digest()
-    for window in windows(slice(0, len(value))):
-        whole.update(value[window])
-        if forget is not None:
-            forget(window.start, window.stop)
-    return whole.hexdigest()
 
 
 class Increments:

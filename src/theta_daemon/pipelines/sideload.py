@@ -16,12 +16,14 @@ from theta_daemon.frozen import Frozen
 from theta_daemon.metadata import text
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import LFS_VERSION, NO_HASH, Entry, Metadata
+from theta_daemon.pipelines import dense
 from theta_daemon.pipelines.baseline import Baseline
 from theta_daemon.pipelines.clean import clean
 from theta_daemon.pipelines.increments import Head, can_git_theta_follow, previous
 from theta_daemon.pipelines.known import stored_digest
 from theta_daemon.pipelines.replay import apply
 from theta_daemon.pipelines.skeleton import skeleton
+from theta_daemon.pipelines.spool import windows
 from theta_daemon.pipelines.value import locate, parameter_name
 from theta_daemon.store import payload as payloads
 from theta_daemon.store.arrays import encode_arrays
@@ -168,13 +170,12 @@ def _updated(
     """Store the update, or the value where the chain is to be cut, and return the new entry."""
     chain = base.chain
     try:
-        value = services.buffers.take(dtypes.nbytes(chain.dtype, chain.shape))
-        try:
+        with dense.room(services, dtypes.nbytes(chain.dtype, chain.shape)) as (value, forget):
             if update_type == DENSE:
                 value[:] = arrays[payloads.NAME].raw
             else:
-                previous(services, base, value)
-                apply([steps.prepare(update_type, arrays, chain.dtype, chain.shape)], chain.shape, value)
+                previous(services, base, value, forget)
+                apply([steps.prepare(update_type, arrays, chain.dtype, chain.shape)], chain.shape, value, forget)
             weight = sum(len(array.raw) for array in arrays.values())
             is_cut = (
                 update_type == DENSE
@@ -182,34 +183,34 @@ def _updated(
                 or (compatible and not (base.suits_git_theta and can_git_theta_follow(path)))
             )
             if is_cut:
-                pieces = payloads.encode(value, chain.dtype, chain.shape, services.codec)
+                ref = dense.write(services, value, chain.dtype, chain.shape, forget)
             else:
-                pieces = encode_arrays(arrays, services.codec)
-            ref = services.store.write(pieces)
+                ref = services.store.write(encode_arrays(arrays, services.codec))
             return Entry(
                 shape=chain.shape,
                 dtype=chain.dtype,
-                hash=_signature(chain.dtype, value) if compatible else NO_HASH,
+                hash=_signature(chain.dtype, value, forget) if compatible else NO_HASH,
                 version=LFS_VERSION,
                 oid=ref.oid,
                 size=ref.size,
                 update_type=DENSE if is_cut else update_type,
                 last_commit=None if is_cut else base.commit,
-                digest=digest_of(value),
+                digest=dense.digest(value, forget),
                 replay=() if is_cut else base.replay,
             )
-        finally:
-            services.buffers.give(value)
     except ThetaError as error:
         locate(error, chain.name, base.entry)
         raise
 
 
-def _signature(dtype: str, value: memoryview) -> tuple[int, ...]:
+def _signature(dtype: str, value: memoryview, forget: dense.Forget | None) -> tuple[int, ...]:
     from theta_daemon.metadata import lsh
 
     stream = lsh.Stream(dtype)
-    stream.update(value)
+    for window in windows(slice(0, len(value))):
+        stream.update(value[window])
+        if forget is not None:
+            forget(window.start, window.stop)
     return stream.signature()
 
 

@@ -279,6 +279,24 @@ def test_a_chain_is_cut(plain: Repository, base: models.StateDict) -> None:
     assert plain.read(PATH) == KINDS[PATH](content)
 
 
+@pytest.mark.parametrize("chain", ["32", "1"])
+def test_groups_that_are_larger_than_memory(plain: Repository, chain: str) -> None:
+    base = {"a.weight": noise(4501, 1001, seed=1), "b.weight": noise(40, 70, seed=2)}
+    plain.write(PATH, KINDS[PATH](base))
+    plain.commit("large")
+    plain.git("config", "theta.memoryLimit", "64m")
+    plain.git("config", "theta.maxChain", chain)
+    plain.write(UPDATES, models.safetensors_bytes(low_rank(base, "a.weight", "b.weight")))
+    plain.git(*SIDE_LOAD)
+    assert increments(plain, PATH, "") == {"a.weight", "b.weight"}
+    assert_staged(plain, PATH, restored(base))
+    plain.git("commit", "--quiet", "--message", "adapter")
+    plain.git(*SIDE_LOAD)
+    assert increments(plain, PATH, "") == ({"a.weight", "b.weight"} if chain == "32" else set())
+    assert_staged(plain, PATH, restored(updated(base, low_rank(base, "a.weight", "b.weight"))))
+    assert leftovers(plain) == []
+
+
 def test_tied_tensors(plain: Repository) -> None:
     tied = {"head": noise(60, 50), "other": noise(9000, seed=2)}
     tied["wte"] = tied["head"]

@@ -18,7 +18,9 @@ from theta_daemon.metadata.entries import Entry, Metadata, ObjectRef
 from theta_daemon.pipelines.chains import Chain
 from theta_daemon.pipelines.compact import compacted
 from theta_daemon.pipelines.replay import base as replay_base
+from theta_daemon.pipelines.spool import Spool
 from theta_daemon.pipelines.value import memo_key
+from theta_daemon.store.codec import DEFAULT, Codec
 
 Tensors = dict[str, torch.Tensor]
 
@@ -350,6 +352,29 @@ def test_compact(tmp_path: Path) -> None:
     assert {(each.update_type, each.replay) for each in parsed(found).entries.values()} == {("dense", ())}
     assert bench.fresh().smudge(found) == content
     assert compacted(bench.services, b"model", found) == (found, 0)
+
+
+@pytest.mark.parametrize("codec", ["none", DEFAULT.name])
+def test_compact_what_is_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
+    bench = auto(tmp_path, memory_limit=16 << 20, cache_size=0)
+    bench.services = bench.services.replace(codec=Codec.parse(codec))
+    base = {"large": noise(3001, 1001, seed=1), "small": noise(5000)}
+    bench.record.commit(bench.clean(models.safetensors_bytes(base)))
+    content = models.safetensors_bytes(touched(base, seed=2))
+    metadata = bench.clean(content)
+    spooled: list[int] = []
+    append = Spool.append
+
+    def noted(spool: Spool, data: bytes | memoryview) -> slice:
+        spooled.append(len(data))
+        return append(spool, data)
+
+    monkeypatch.setattr(Spool, "append", noted)
+    found, number = compacted(bench.services, b"model", metadata)
+    assert number == 2
+    assert sum(spooled) > 3001 * 1001  # the large one's payload
+    assert max(spooled) <= 4 << 20
+    assert bench.fresh().smudge(found) == content
 
 
 def test_a_base_that_nothing_has_verified_is_for_chains_alone(tmp_path: Path) -> None:
