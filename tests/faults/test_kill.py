@@ -227,6 +227,23 @@ def test_a_signal_at_many_moments(story: Story, name: str) -> None:
     signal_on_and_on(story, name, 100)
 
 
+MANY_INTERRUPTS = """
+import subprocess, sys, time
+many = "import os, sys\\nfor _ in range(20_000): os.kill(int(sys.argv[1]), 2)"
+subprocess.Popen([sys.executable, "-c", many, str(os.getpid())], stderr=subprocess.DEVNULL)
+time.sleep(9)
+"""
+
+
+def test_one_interrupt_after_the_other_from_the_start(story: Story) -> None:
+    story.change()
+    done = story.harm.run("git", "add", "--all", do=MANY_INTERRUPTS, moment=Moment(1, 1, "fstat"), own_group=True)
+    assert done.returncode != 0
+    assert [line for line in done.stderr.splitlines() if not line.startswith((b"error: ", b"fatal: "))] == []
+    assert leftovers(story.repository) == []
+    story.assert_whole()
+
+
 def test_a_killed_filter_takes_its_children_along(story: Story) -> None:
     """The `git cat-file` that reads the record must not stay behind."""
     contents = story.change()

@@ -96,8 +96,7 @@ def _main(argv: list[str], make_handlers: Callable[[str], Handlers], reporter: R
             return 2
     channel = Channel(*_take_descriptors())
     signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us has it ignored
-        signal.signal(signal.SIGINT, _interrupt)
+    _expect_interrupts()
     with closing(_LazyHandlers(make_handlers)) as handlers:
         if not argv:
             return serve(channel, handlers, reporter, trace)
@@ -109,6 +108,7 @@ def _main(argv: list[str], make_handlers: Callable[[str], Handlers], reporter: R
 
 def run(make_handlers: Callable[[str], Handlers] | None = None) -> NoReturn:
     """Be the process: `main`, then the end."""
+    _expect_interrupts()  # first: of two in a row the second must find the first one's `_ignore`
     gc.set_threshold(_COLLECT_AFTER)
     os.environ.setdefault(*_BLAS_SPINS)
     code: object = 128 + signal.SIGINT
@@ -187,6 +187,11 @@ def _take_descriptors() -> tuple[int, int]:
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)  # a second one does not wait for the clean-up of the first
     raise SystemExit(128 + number)
+
+
+def _expect_interrupts() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us has it ignored
+        signal.signal(signal.SIGINT, _interrupt)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
