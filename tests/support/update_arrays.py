@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from theta_daemon.dtypes import DTYPES
 from theta_daemon.updates.array import Array
+from theta_daemon.updates.exact_sparse import Changes
 from theta_daemon.updates.steps import Step
 
 NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
@@ -86,3 +87,12 @@ def narrowed(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     low, high = every[at - 1], every[at]
     nearest: NDArray[Any] = np.copysign(np.where(values - low < high - values, low, high), values).astype(kind)
     return nearest
+
+
+def some(count: int, seed: int, unit: int = 4, size: int = 1000) -> Changes:
+    """Return random changes of a group of `size` elements."""
+    generator = np.random.default_rng(seed)
+    indices = np.sort(generator.choice(size, count, replace=False)).astype("u4")
+    shape = (count, 2) if unit == 16 else (count,)
+    bits = np.dtype(f"u{min(unit, 8)}")
+    return Changes(unit, indices, generator.integers(0, np.iinfo(bits).max, shape, bits))

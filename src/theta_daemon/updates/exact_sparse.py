@@ -145,9 +145,10 @@ def compose(changes: Sequence[Changes], dtype: str, shape: tuple[int, ...]) -> E
     Raises CorruptObject where they do not fit it.
     """
     unit = _unit(dtype)
-    units = dtypes.nbytes(dtype, shape) // unit
+    units = _units_in(dtype, shape, unit)
     for each in changes:
-        _units_in(dtype, shape, each.unit)
+        if each.unit != unit:
+            raise _other_unit(each.unit, dtype)
         if len(each.indices) and each.indices[-1] >= units:  # they ascend
             raise _beyond(units)
     return ExactSparse(changes, unit, units, shape[0] if shape else 1)
@@ -177,8 +178,12 @@ def units_of(raw: memoryview, unit: int) -> Bits:
 
 def _units_in(dtype: str, shape: tuple[int, ...], unit: int) -> int:
     if unit != _unit(dtype):
-        raise bad(f"has elements of {unit} bytes for {dtype}")
+        raise _other_unit(unit, dtype)
     return dtypes.nbytes(dtype, shape) // unit
+
+
+def _other_unit(unit: int, dtype: str) -> CorruptObject:
+    return bad(f"has elements of {unit} bytes for {dtype}")
 
 
 def _beyond(units: int) -> CorruptObject:

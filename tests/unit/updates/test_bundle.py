@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from tests.support.update_arrays import some
 from theta_daemon.errors import CorruptObject
 from theta_daemon.updates import bundle
 from theta_daemon.updates.array import Array
@@ -15,15 +16,6 @@ from theta_daemon.updates.bundle import Bundle, Run, pack, unpack, weight
 from theta_daemon.updates.exact_sparse import Changes, compose
 
 Name = tuple[str, ...]
-
-
-def some(count: int, seed: int, unit: int = 4, size: int = 1000) -> Changes:
-    """Return random changes of a group of `size` elements."""
-    generator = np.random.default_rng(seed)
-    indices = np.sort(generator.choice(size, count, replace=False)).astype("u4")
-    shape = (count, 2) if unit == 16 else (count,)
-    bits = np.dtype(f"u{min(unit, 8)}")
-    return Changes(unit, indices, generator.integers(0, np.iinfo(bits).max, shape, bits))
 
 
 def texts(arrays: Mapping[str, Array]) -> dict[str, tuple[str, tuple[int, ...], list[int]]]:

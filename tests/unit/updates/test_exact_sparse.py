@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from tests.support.update_arrays import some
 from theta_daemon.errors import CorruptObject
 from theta_daemon.updates import exact_sparse
 from theta_daemon.updates.exact_sparse import Changes, Scattered, changes, compose, scatter
@@ -23,15 +24,6 @@ def between(previous: memoryview, new: memoryview, dtype: str) -> Changes:
     found = changes(previous, new, dtype, PLENTY)
     assert found is not None
     return found
-
-
-def some(count: int, seed: int, unit: int = 4, size: int = 1000) -> Changes:
-    """Return random changes of a group of `size` elements."""
-    generator = np.random.default_rng(seed)
-    indices = np.sort(generator.choice(size, count, replace=False)).astype("u4")
-    shape = (count, 2) if unit == 16 else (count,)
-    bits = np.dtype(f"u{min(unit, 8)}")
-    return Changes(unit, indices, generator.integers(0, np.iinfo(bits).max, shape, bits))
 
 
 def together(chain: list[Changes], dtype: str, shape: tuple[int, ...]) -> Scattered:
