@@ -39,6 +39,9 @@ def run(place: Place, data: DataSet, depths: tuple[int, ...], progress: Progress
     todo = [(DENSE, dense, sparse.versions[max(depths)], "HEAD")]
     todo += [(each.series(d), each.tree, each.versions[d], each.commits[d]) for each in (sparse, auto) for d in depths
              if d in each.versions]  # fmt: skip
+    cut_series = f"{sparse.series(max(depths))}, theta.maxChain {chains.DEFAULT_CHAIN}"
+    if sparse.cut is not None:
+        todo.append((cut_series, sparse.cut, sparse.versions[max(depths)], "HEAD"))
     for number in range(place.runs):
         for series, each, built, revision in todo[:: -1 if number % 2 else 1]:
             progress(f"round {number + 1} of {place.runs}: {series}")
@@ -60,6 +63,7 @@ def run(place: Place, data: DataSet, depths: tuple[int, ...], progress: Progress
     outcome.ratio(CHECKOUT, _OURS, _DEEPEST_PEER)
     for depth in depths:
         outcome.ratio(CHECKOUT, sparse.series(depth), DENSE)
+    outcome.ratio(CHECKOUT, cut_series, DENSE)
     for done in (tree, dense, sparse.tree, sparse.cut, auto.tree):
         if done is not None:
             put_away(done, place.scratch)

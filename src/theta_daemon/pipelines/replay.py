@@ -9,6 +9,7 @@ Nothing is verified here but the objects of a chain without a digest, by their S
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from theta_daemon.store.codec import MAX_EXPANSION
 from theta_daemon.updates import steps
 from theta_daemon.updates.array import Array
 from theta_daemon.updates.exact_sparse import Changes, compose
-from theta_daemon.updates.kinds import EXACT_SPARSE
+from theta_daemon.updates.kinds import EXACT_SPARSE, SPARSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,13 @@ if TYPE_CHECKING:
 WINDOW = 1 << 20  # bytes that updates are applied to before the next ones
 _FEW = 32 << 20  # bytes: 64 bundles, as fine-tunes have them, are applied in one pass
 _RUN_SHARE = 16  # fraction of the memory limit that bundles may take which are kept for all groups of a file
+_SMALL = 128 << 10  # bytes of an update, on average
 _MOST_ARRAYS = 8  # times the value: a sparse update of every element has its value and its position, as 64-bit numbers
+
+# Threads that do little but open small files fight for Python's lock, at each of some hundred thousand system calls:
+# so one at a time does that, while the others decode bases, apply updates and verify what came out (measured with two
+# workers, 37,888 objects of 2 KB: 4.1 s of processor time without, 3.4 s so).
+_TURN = threading.Lock()
 
 
 def replay(
@@ -142,9 +149,26 @@ def _apply(
 ) -> None:
     """Apply all updates as they are defined for every machine."""
     scattered = _scattered(services, chain) if forget is None else None
-    for batch in _batches(services, chain, quick=quick) if scattered is None else [[scattered]]:
+    batches = _batches(services, chain, quick=quick) if scattered is None else iter([[scattered]])
+    for batch in _one_at_a_time(batches) if _are_small(chain.updates) else batches:
         with services.trace.stage("apply updates", len(into)):
             apply(batch, chain.shape, into, forget)
+
+
+def _are_small(updates: Sequence[Update]) -> bool:
+    """Whether to open the objects of several updates takes longer than what is done with them."""
+    sizes = [update.size for update in updates if update.update_type == SPARSE]
+    return 1 < len(sizes) == len(updates) and sum(sizes) < _SMALL * len(sizes)
+
+
+def _one_at_a_time(batches: Iterator[list[Step]]) -> Iterator[list[Step]]:
+    """Make one batch after the other, while no other thread does."""
+    while True:
+        with _TURN:
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def apply(
