@@ -9,13 +9,17 @@ it and the place where it stands; keys of ours that are not known are ignored, a
 Environment read here:
     GIT_THETA_CHECKPOINT_TYPE          git-theta's name of the format of files that have no layout; see below
     GIT_THETA_UPDATE_TYPE              how changed parameter groups are stored; see below
+    GIT_THETA_SKIP_SMUDGE              leave metadata in the work tree; see below
+    GIT_LFS_SKIP_SMUDGE                the same, where the former is not set
     GIT_INDEX_FILE                     by way of `git rev-parse --git-path index`
     GIT_ALTERNATE_OBJECT_DIRECTORIES   as git reads it
 and by git for us: GIT_DIR, GIT_WORK_TREE, GIT_COMMON_DIR, GIT_OBJECT_DIRECTORY, GIT_CONFIG_*, HOME, ...
 
 Git configuration read here: theta.compatible, theta.workers, theta.memoryLimit, theta.cacheSize, theta.compression,
 theta.checkpointType (before the variable GIT_THETA_CHECKPOINT_TYPE), theta.updateType (before the variable
-GIT_THETA_UPDATE_TYPE), theta.maxChain, theta.fetchHistory, lfs.storage, core.fsync, core.fsyncObjectFiles.
+GIT_THETA_UPDATE_TYPE), theta.maxChain, theta.fetchHistory, theta.skipSmudge (after the two variables),
+theta.fetchInclude, theta.fetchExclude, theta.transferTimeout, theta.transferRetries, theta.progress, lfs.storage,
+core.fsync, core.fsyncObjectFiles.
 """
 
 from __future__ import annotations
@@ -41,6 +45,8 @@ UPDATE_TYPES: Final[tuple[UpdateType, ...]] = get_args(UpdateType)
 MAX_WORKERS = 1024
 MAX_CHAIN = 1024
 MAX_MEMORY = 1 << 62
+MAX_TIMEOUT = 24 * 3600
+MAX_RETRIES = 100
 
 # git-theta 0.2.0's entry points (group git_theta.plugins.checkpoints) that name a format of ours.
 _FORMATS = {
@@ -71,6 +77,10 @@ class Settings(Frozen):
     `checkpoint_type` is a name of git-theta's, and `compression` the name of a codec, each known here or not, and
     where it stands. `update_type` is what changed groups are to be stored as, `max_chain` the most updates that may
     build on one another, and `fetch_history` whether a commit that is not here may be fetched.
+    With `skip_smudge` metadata stays in the work tree, and so it does for paths that `fetch_include`, where it is not
+    empty, does not match, or that `fetch_exclude` matches (patterns as in .gitignore). `transfer_timeout` are the
+    seconds without a byte after which a transfer has stalled, `transfer_retries` how often it is tried again, and
+    `progress` whether a terminal may be shown how far long work has come.
     """
 
     directory: Path
@@ -87,6 +97,12 @@ class Settings(Frozen):
     update_type: UpdateType
     max_chain: int
     fetch_history: bool
+    skip_smudge: bool
+    fetch_include: tuple[str, ...]
+    fetch_exclude: tuple[str, ...]
+    transfer_timeout: int
+    transfer_retries: int
+    progress: bool
     workers: int
     memory_limit: int
     cache_size: int
@@ -165,6 +181,12 @@ class PendingSettings:
             update_type=_update_type(config, self._environ),
             max_chain=config.parsed("theta.maxChain", _chain, lambda: 32),
             fetch_history=config.parsed("theta.fetchHistory", gitconfig.boolean, lambda: True),
+            skip_smudge=_skip_smudge(config, self._environ),
+            fetch_include=_patterns(config, "theta.fetchInclude"),
+            fetch_exclude=_patterns(config, "theta.fetchExclude"),
+            transfer_timeout=config.parsed("theta.transferTimeout", _timeout, lambda: 120),
+            transfer_retries=config.parsed("theta.transferRetries", _retries, lambda: 3),
+            progress=config.parsed("theta.progress", gitconfig.boolean, lambda: True),
             workers=config.parsed("theta.workers", _workers, machine.usable_cores),
             memory_limit=memory_limit,
             cache_size=min(config.parsed("theta.cacheSize", _cache, lambda: memory_limit // 4), memory_limit // 2),
@@ -233,6 +255,25 @@ def _update_type(config: Config, environ: Mapping[str, str]) -> UpdateType:
     )
 
 
+def _skip_smudge(config: Config, environ: Mapping[str, str]) -> bool:
+    text = environ.get("GIT_THETA_SKIP_SMUDGE")
+    if text:
+        try:
+            return gitconfig.boolean(text)
+        except ValueError:
+            what = f"GIT_THETA_SKIP_SMUDGE={text!r:.80} is neither true nor false"
+            raise RepositoryError(what, hint="set it to 1 or 0") from None
+    of_git_lfs = environ.get("GIT_LFS_SKIP_SMUDGE", "").lower()
+    if of_git_lfs:
+        return of_git_lfs in {"1", "t", "true", "y", "yes", "on"}  # as git-lfs reads it; all else is false
+    return config.parsed("theta.skipSmudge", gitconfig.boolean, lambda: False)
+
+
+def _patterns(config: Config, key: str) -> tuple[str, ...]:
+    # As git-lfs's lfs.fetchinclude: one value, patterns between commas.
+    return tuple(filter(None, (pattern.strip() for pattern in (config.text(key) or "").split(","))))
+
+
 def _named_or_variable(config: Config, key: str, environ: Mapping[str, str], variable: str) -> Value | None:
     if config.get(key):
         return _named(config, key)  # where the key is empty, it hides the variable
@@ -273,6 +314,14 @@ def _workers(text: str | None) -> int:
 
 def _chain(text: str | None) -> int:
     return _within(text, 1, MAX_CHAIN)
+
+
+def _timeout(text: str | None) -> int:
+    return _within(text, 1, MAX_TIMEOUT)
+
+
+def _retries(text: str | None) -> int:
+    return _within(text, 0, MAX_RETRIES)
 
 
 def _memory(text: str | None) -> int:

@@ -6,12 +6,11 @@ import enum
 import os
 from typing import TYPE_CHECKING
 
-from theta_daemon.cli import named_objects
 from theta_daemon.cli.terminal import emit, quoted
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import MetadataError
 from theta_daemon.history import index
-from theta_daemon.metadata import text
+from theta_daemon.metadata import objects, text
 from theta_daemon.metadata.text import Kind
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def _described(look: Look) -> bytes:
         metadata = text.parse(look.data)
     except MetadataError:
         return _row(State.DAMAGED)
-    sizes = {found.oid: found.size for found in named_objects.of(metadata)}
+    sizes = {found.oid: found.size for found in objects.of(metadata)}
     return _row(State.METADATA, groups=len(metadata.entries), size=sum(sizes.values()))
 
 

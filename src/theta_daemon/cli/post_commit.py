@@ -10,12 +10,11 @@ import json
 from typing import TYPE_CHECKING
 
 from theta_daemon import durable
-from theta_daemon.cli import named_objects
 from theta_daemon.cli.terminal import warn
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import MetadataError
 from theta_daemon.history.commits import Commits
-from theta_daemon.metadata import text
+from theta_daemon.metadata import objects, text
 from theta_daemon.metadata.text import Kind
 
 if TYPE_CHECKING:
@@ -53,12 +52,12 @@ def _added(old: Metadata | None, new: Metadata | None) -> set[str]:
     if new is None:
         return set()
     known = old.entries if old is not None else {}
-    oids = {found.oid for found in named_objects.of_file(new)}
-    oids -= {found.oid for found in named_objects.of_file(old)} if old is not None else set()
+    oids = {found.oid for found in objects.of_file(new)}
+    oids -= {found.oid for found in objects.of_file(old)} if old is not None else set()
     for name, entry in new.entries.items():
         before = known.get(name)
         if before is None or (before.oid, before.size, before.version) != (entry.oid, entry.size, entry.version):
-            oids |= {found.oid for found in named_objects.of_entry(name, entry)}
+            oids |= {found.oid for found in objects.of_entry(name, entry)}
     return oids
 
 

@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from theta_daemon import durable
-from theta_daemon.cli import lfs, named_objects
+from theta_daemon.cli import lfs
 from theta_daemon.cli.terminal import count, note, shown, warn
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import CorruptObject, MetadataError, MissingObject, ProtocolError
 from theta_daemon.history.commits import Commits
-from theta_daemon.metadata import text
+from theta_daemon.metadata import objects, text
 from theta_daemon.metadata.text import Kind
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
-    from theta_daemon.cli.named_objects import NamedObject
+    from theta_daemon.metadata.objects import NamedObject
     from theta_daemon.settings import Settings
 
 
@@ -100,7 +100,7 @@ def named_in(commits: Commits, include: list[str], exclude: list[str]) -> dict[s
             if text.kind(found.data) is not Kind.OTHER:
                 warn(f"nothing is sent for blob {found.blob}: {error.at(path=found.path)}")
             continue
-        for named in named_objects.of(metadata):
+        for named in objects.of(metadata):
             wanted.setdefault(named.oid, Wanted(named, found.path))
     return wanted
 

@@ -172,6 +172,29 @@ class ObjectStore:
                 return True
         return False
 
+    def take_in(self, ref: ObjectRef) -> None:
+        """Take an object that Git LFS has just put into its store: verify it whole, and give it its name in ours.
+
+        No more than a window of it is in memory at a time. Raises MissingObject, CorruptObject, RepositoryError; an
+        object that is not what its name says stays out of our store, and leaves Git LFS's.
+        """
+        name = _name(ref.oid)
+        view = self.open(ref)
+        try:
+            self.verify(ref, view, forgetting=True)
+        except CorruptObject:
+            with suppress(OSError):
+                os.unlink(self._lfs + name)
+            raise
+        if _size(self._theta + name) == ref.size or _size(self._lfs + name) != ref.size:
+            return
+        try:
+            self._give_to_theta((), self._lfs + name, self._theta + name, replace=_size(self._theta + name) is not None)
+        except OSError as error:
+            raise RepositoryError(
+                f"cannot keep object {ref.oid}: {reason(error)}", hint="make room or permit writing"
+            ) from error
+
     def verify(self, ref: ObjectRef, view: memoryview, *, forgetting: bool = False) -> None:
         """Compare `view` with the SHA-256 that is its name. Raises CorruptObject.
 

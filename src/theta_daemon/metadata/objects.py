@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -11,8 +12,7 @@ if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Entry, Metadata
 
 
-@dataclass(frozen=True, slots=True)
-class NamedObject:
+class NamedObject(Frozen):
     """An object, its size in bytes, and the parameter group that needs it (None: the file as a whole)."""
 
     oid: str
