@@ -2,9 +2,10 @@
 #   make demo    a real repository, a real model, every byte proved
 #   make test    the linters and all tests but the heavy ones
 #
-# Everything is installed into .venv (and git-theta 0.2.0, which tests and bench run for real, into
-# .venv-git-theta); nothing outside this folder is touched, but for git-lfs from the system's packages
-# where `make test` runs as root and it is missing. `make PYTHON=/path/to/python3.12 ...` picks the Python.
+# Everything is installed into .venv (and what tests and bench run for real: git-theta 0.2.0 into .venv-git-theta,
+# the Git LFS server giftless into .venv-giftless); nothing outside this folder is touched, but for git-lfs from
+# the system's packages where `make test` runs as root and it is missing (with CI=true OpenSSH's server as well).
+# `make PYTHON=/path/to/python3.12 ...` picks the Python.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,6 +15,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VENV := .venv
 PEER := .venv-git-theta
+GIFTLESS := .venv-giftless
 BIN := $(VENV)/bin
 # Processes for pytest: one a core by default; WORKERS=0 runs the tests in one process (for a debugger).
 WORKERS ?= auto
@@ -57,12 +59,12 @@ format: $(VENV)/.ready
 	@$(BIN)/ruff format .
 
 .PHONY: test
-test: lint $(PEER)/.ready git-lfs
+test: lint $(PEER)/.ready $(GIFTLESS)/.ready git-lfs sshd
 	@echo "== tests"
 	@$(BIN)/python -m pytest -m "not heavy" --numprocesses=$(WORKERS) $(ARGS)
 
 .PHONY: test-heavy
-test-heavy: $(VENV)/.ready $(PEER)/.ready git-lfs
+test-heavy: $(VENV)/.ready $(PEER)/.ready $(GIFTLESS)/.ready git-lfs sshd
 	@echo "== heavy tests"
 	@$(BIN)/python -m pytest -m heavy --numprocesses=0 $(ARGS) || [ $$? -eq 5 ]  # 5: no test is marked heavy
 
@@ -77,9 +79,9 @@ test-thorough: $(VENV)/.ready
 test-all: test test-heavy test-thorough
 
 .PHONY: bench bench-quick bench-parts
-bench: $(VENV)/.ready $(PEER)/.ready git-lfs
+bench: $(VENV)/.ready $(PEER)/.ready $(GIFTLESS)/.ready git-lfs
 	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m bench $(ARGS)
-bench-quick: $(VENV)/.ready $(PEER)/.ready git-lfs
+bench-quick: $(VENV)/.ready $(PEER)/.ready $(GIFTLESS)/.ready git-lfs
 	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m bench --quick $(ARGS)
 bench-parts: $(VENV)/.ready
 	@$(BIN)/python -m bench.codecs
@@ -87,7 +89,7 @@ bench-parts: $(VENV)/.ready
 
 .PHONY: clean
 clean:
-	@rm -rf $(VENV) $(PEER) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache bench/results
+	@rm -rf $(VENV) $(PEER) $(GIFTLESS) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache bench/results
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # The environments. A stamp is newer than what it was made from; so a second `make` is instant.
@@ -98,6 +100,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup
 $(PEER)/.ready: constraints-git-theta.txt scripts/setup
 	@scripts/setup git-theta $(PEER)
 
-.PHONY: git-lfs
-git-lfs:
-	@scripts/setup git-lfs
+$(GIFTLESS)/.ready: constraints-giftless.txt scripts/setup
+	@scripts/setup giftless $(GIFTLESS)
+
+.PHONY: git-lfs sshd
+git-lfs sshd:
+	@scripts/setup $@

@@ -21,14 +21,15 @@ from bench import measure, report
 from bench.cases import AGAIN, CASES, PEER, QUICK, SHA256, START, Case
 from bench.contenders import ROOT, build_tools, contenders
 from bench.publish import publish
-from bench.updates.cases import UPDATE_CASES, UpdateCase
+from bench.transfer.cases import TRANSFER_CASES
+from bench.updates.cases import UPDATE_CASES, OwnCase
 from bench.updates.repository import Place
 
 
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = [case.name for case in (*CASES, *UPDATE_CASES)]
+    names = [case.name for case in (*CASES, *UPDATE_CASES, *TRANSFER_CASES)]
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--quick", action="store_true", help="little data, few runs: under two minutes")
     choice.add_argument("--case", action="append", choices=names, help="this case only (may be repeated)")
@@ -37,7 +38,7 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help="folder for data and repositories (default: /var/tmp)")
     options = parser.parse_args()
 
-    cases: tuple[Case | UpdateCase, ...] = (QUICK,) if options.quick else (*CASES, *UPDATE_CASES)
+    cases: tuple[Case | OwnCase, ...] = (QUICK,) if options.quick else (*CASES, *UPDATE_CASES, *TRANSFER_CASES)
     if options.case:
         cases = tuple(case for case in cases if case.name in options.case)
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
@@ -54,7 +55,7 @@ def main() -> int:
         results: list[report.Measured] = [
             run_case(case, scratch, tools, options.only, options.runs)
             if isinstance(case, Case)
-            else run_updates(case, scratch, tools, options.only, options.runs)
+            else run_own(case, scratch, tools, options.only, options.runs)
             for case in cases
         ]
     finally:
@@ -105,10 +106,8 @@ def run_case(case: Case, scratch: Path, tools: Path, only: list[str] | None, run
     return result
 
 
-def run_updates(
-    case: UpdateCase, scratch: Path, tools: Path, only: list[str] | None, runs: int | None
-) -> report.Measured:
-    """Measure one case about updates and print its tables."""
+def run_own(case: OwnCase, scratch: Path, tools: Path, only: list[str] | None, runs: int | None) -> report.Measured:
+    """Measure one case that brings its own steps and print its tables."""
     progress = _Progress(case.name)
     folder = scratch / case.name
     folder.mkdir()

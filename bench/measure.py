@@ -43,16 +43,21 @@ class WorkTree:
     peak: Path
     done: Run = field(default_factory=Run)
 
-    def git(self, *arguments: str) -> str:
+    def git(self, *arguments: str, stdin: str = "") -> str:
         """Run git and return what it says; stop the bench with git's own words when it fails."""
         done = subprocess.run(
-            ["git", *arguments], cwd=self.path, env=dict(self.environment), capture_output=True, check=False
+            ["git", *arguments],
+            cwd=self.path,
+            env=dict(self.environment),
+            input=stdin.encode(),
+            capture_output=True,
+            check=False,
         )
         if done.returncode:
             raise SystemExit(f"bench: git {' '.join(arguments)} failed in {self.path}:\n{done.stderr.decode()[-3000:]}")
         return done.stdout.decode()
 
-    def timed(self, step: str, *arguments: str) -> None:
+    def timed(self, step: str, *arguments: str, stdin: str = "") -> None:
         """Run git from a quiet, warm state and note what it took."""
         self.peak.unlink(missing_ok=True)
         # What a command fills: the page cache of what it writes, and what git holds of the largest file.
@@ -62,7 +67,7 @@ class WorkTree:
             warm(self.path)
             warm(self.built.original)
         start = time.perf_counter()
-        self.git(*arguments)
+        self.git(*arguments, stdin=stdin)
         self.done.seconds[step] = time.perf_counter() - start
         if self.peak.exists():
             self.done.peaks[step] = int(self.peak.read_text()) / 1024
@@ -103,6 +108,15 @@ def warm(folder: Path) -> None:
                     pass
 
 
+def configuration(contender: Contender, built: Built, tools: Path, peak: Path) -> dict[str, str]:
+    """Return the git configuration that sets a contender's filter up; its peak memory is written to `peak`."""
+    found = {f"filter.{contender.filter}.required": "true", **contender.configuration}
+    if contender.process is not None:
+        process = contender.process.format(originals=built.original)
+        found[f"filter.{contender.filter}.process"] = f"{tools / 'peak'} {peak} {process}"
+    return found
+
+
 def new_work_tree(contender: Contender, built: Built, scratch: Path, tools: Path) -> WorkTree:
     """Make a repository with the contender's filter set up and the data set's files in place, not added yet."""
     path, home, peak = scratch / "repository", scratch / "home", scratch / "peak"
@@ -112,12 +126,8 @@ def new_work_tree(contender: Contender, built: Built, scratch: Path, tools: Path
     tree.git("init", "--quiet")
     # git-theta puts hooks into a repository; a commit here is no part of what is measured.
     tree.git("config", "core.hooksPath", os.devnull)
-    tree.git("config", f"filter.{contender.filter}.required", "true")
-    for key, value in contender.configuration.items():
+    for key, value in configuration(contender, built, tools, peak).items():
         tree.git("config", key, value)
-    if contender.process is not None:
-        process = contender.process.format(originals=built.original)
-        tree.git("config", f"filter.{contender.filter}.process", f"{tools / 'peak'} {peak} {process}")
     (path / ".gitattributes").write_text(f"*{built.data.suffix} filter={contender.filter} -text\n", "utf-8")
     tree.git("add", ".gitattributes")
     tree.git("commit", "--quiet", "--message", "attributes")
@@ -158,12 +168,17 @@ def put_away(tree: WorkTree, scratch: Path) -> None:
     file that is made meanwhile: what one contender had stored would cost the next one's add more than the add itself.
     """
     tree.remove_files()  # some are further names of the original files
-    for directory, _, names in os.walk(tree.path):
+    empty(tree.path)
+    tree.path.rename(Path(tempfile.mkdtemp(prefix="done-", dir=scratch)) / "repository")
+
+
+def empty(folder: Path) -> None:
+    """Empty every file below `folder`; see `put_away`."""
+    for directory, _, names in os.walk(folder):
         for name in names:
             file = Path(directory) / name
             file.chmod(0o600)  # git's objects are read-only
             os.truncate(file, 0)
-    tree.path.rename(Path(tempfile.mkdtemp(prefix="done-", dir=scratch)) / "repository")
 
 
 def _least(runs: list[dict[str, float]]) -> dict[str, float]:

@@ -7,16 +7,18 @@ To look for new failures: `pytest --hypothesis-profile=explore tests/property`.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from tests.support import environment, models
+from tests.support import environment, fault_proxy, lfs_server, models, ssh_server, transfers
 from tests.support.repository import Repository
 
 # How fast an example comes says something about the machine, nothing about the code.
@@ -47,6 +49,14 @@ _NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "needs_git_theta": (
         lambda: not environment.peer_is_installed(),
         "git-theta 0.2.0 is not installed (scripts/setup git-theta .venv-git-theta)",
+    ),
+    "needs_lfs_server": (
+        lambda: not lfs_server.is_installed(),
+        "giftless is not installed (scripts/setup giftless .venv-giftless)",
+    ),
+    "needs_sshd": (
+        lambda: ssh_server.program() is None,
+        "OpenSSH's server is not installed (apt-get install openssh-server)",
     ),
 }
 
@@ -104,3 +114,59 @@ def repository(new_repository: Callable[[str], Repository]) -> Repository:
 def minilm() -> Path:
     """Return the path of a real model file: MiniLM-L6, safetensors, 90 MB. Read it, never write it."""
     return models.minilm()
+
+
+@pytest.fixture(scope="session")
+def git_lfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lfs_server.LfsServer]:
+    """Return a real Git LFS server on a loopback port; every test takes a repository of its own there: `hosted`."""
+    with lfs_server.running(tmp_path_factory.mktemp("lfs-server")) as server:
+        yield server
+
+
+_HOSTED = itertools.count()
+
+
+@pytest.fixture
+def hosted(git_lfs_server: lfs_server.LfsServer) -> lfs_server.Hosted:
+    """Return a repository on the server that nobody else uses: its `url` is for `lfs.url`."""
+    return git_lfs_server.repository(f"models-{next(_HOSTED)}")
+
+
+@pytest.fixture
+def proxy(git_lfs_server: lfs_server.LfsServer) -> Iterator[fault_proxy.FaultProxy]:
+    """Return a proxy before the server: `proxy.url + hosted.path` is for `lfs.url`."""
+    with fault_proxy.running(git_lfs_server.port) as running:
+        yield running
+
+
+@pytest.fixture
+def bare(tmp_path: Path, git_environment: dict[str, str]) -> Path:
+    """Return the path of an empty bare repository, to push to."""
+    return Repository.init(tmp_path / "remote.git", git_environment, "--bare").path
+
+
+@pytest.fixture(scope="session")
+def _written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Mapping[str, bytes]]]:
+    """Return a folder with `home`, `source`, `remote.git`, and what the commits hold: for `published` to copy."""
+    folder, contents = tmp_path_factory.mktemp("written"), transfers.versions(2)
+    (folder / "home").mkdir()
+    source = Repository.init(folder / "source", environment.isolated(folder / "home"))
+    remote = Repository.init(folder / "remote.git", source.environment, "--bare")
+    transfers.write(source, remote.path, contents)
+    return folder, contents
+
+
+@pytest.fixture
+def published(
+    _written: tuple[Path, list[Mapping[str, bytes]]],
+    tmp_path: Path,
+    git_environment: dict[str, str],
+    hosted: lfs_server.Hosted,
+) -> transfers.Published:
+    """Return checkpoints in two commits, in a bare repository and on the Git LFS server; the filter stands globally."""
+    folder, contents = _written
+    for name in ("home", "source", "remote.git"):
+        shutil.copytree(folder / name, tmp_path / name, dirs_exist_ok=True)
+    source = Repository(tmp_path / "source", git_environment)
+    transfers.upload(source, hosted)
+    return transfers.Published(source, tmp_path / "remote.git", hosted, contents, hosted.url)

@@ -18,7 +18,7 @@ SHARED = DataSet("8 torch files of 14 MB, 74 float32 groups each, the same in al
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateCase:
+class OwnCase:
     """A case that brings its own steps: what it is called, and what measures it."""
 
     name: str
@@ -27,9 +27,9 @@ class UpdateCase:
 
 
 UPDATE_CASES = (
-    UpdateCase("updates", lambda place, progress: chains.run(place, TORCH_57, DEPTHS, progress)),
-    UpdateCase("updates-sparse-2-files", lambda place, progress: peer.run(place, TWO_FILES, DEPTHS, progress)),
-    UpdateCase("updates-inferred", lambda place, progress: inferred.run(place, TORCH_57, progress)),
-    UpdateCase("updates-lora", lora.run),
-    UpdateCase("updates-once", lambda place, progress: once.run(place, SHARED, progress), runs=1),
+    OwnCase("updates", lambda place, progress: chains.run(place, TORCH_57, DEPTHS, progress)),
+    OwnCase("updates-sparse-2-files", lambda place, progress: peer.run(place, TWO_FILES, DEPTHS, progress)),
+    OwnCase("updates-inferred", lambda place, progress: inferred.run(place, TORCH_57, progress)),
+    OwnCase("updates-lora", lora.run),
+    OwnCase("updates-once", lambda place, progress: once.run(place, SHARED, progress), runs=1),
 )

@@ -1,4 +1,4 @@
-"""What came out of a case about updates: seconds by series and step, and numbers with what they must not exceed."""
+"""What came out of a case with steps of its own: seconds by series and step, and numbers with what they must be."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A number of each round, and what its median must not exceed; without `must` it is only shown."""
+    """A number of each round, what its median must not exceed, and what it is meant to become.
+
+    Without `must` it is only shown.
+    """
 
     title: str
     values: list[float]
     must: float | None = None
+    aim: float | None = None
 
 
 @dataclass(slots=True)
@@ -41,11 +45,15 @@ class Outcome:
             if step in found:
                 table.setdefault(series, {}).setdefault(step, []).append(found[step])
 
-    def ratio(self, step: str, who: str, against: str, must: float | None = None) -> None:
-        """Compare the seconds of two series, round by round."""
+    def rounds(self, step: str, who: str, against: str) -> list[tuple[float, float]]:
+        """Return the seconds of two series, round by round."""
         ours, theirs = (self.seconds.get(series, {}).get(step, []) for series in (who, against))
-        ratios = [a / b for a, b in rounds_of(ours, theirs)]
-        self.goals.append(Goal(f"{step}: {who} / {against}", ratios, must))
+        return list(rounds_of(ours, theirs))
+
+    def ratio(self, step: str, who: str, against: str, must: float | None = None, aim: float | None = None) -> None:
+        """Compare the seconds of two series, round by round."""
+        ratios = [a / b for a, b in self.rounds(step, who, against)]
+        self.goals.append(Goal(f"{step}: {who} / {against}", ratios, must, aim))
 
     def number(self, title: str, value: float, must: float | None = None) -> None:
         """Take in a number that is the same in every round."""
@@ -69,7 +77,7 @@ class Outcome:
                     "kind": "number",
                     "against": "",
                     "must": goal.must,
-                    "aim": None,
+                    "aim": goal.aim,
                     "values": goal.values,
                 }
                 for goal in self.goals

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Child = subprocess.Popen[bytes]
 PIPE = subprocess.PIPE
+TimeoutExpired = subprocess.TimeoutExpired
 
 # Both, because git before 2.45 (unless its distributor added it) does not know the first.
 _NO_FETCH = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": ""}

@@ -26,6 +26,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 from theta_daemon.errors import printable, reason
+from theta_daemon.progress import hidden
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -177,7 +178,8 @@ class _OpenTrace(Trace):
             if not self.enabled:
                 return
             try:
-                os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))
+                with hidden():
+                    os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))
             except OSError as error:
                 self.enabled = False
                 _warn(self._standard_error, f"unable to write trace for {VARIABLE}: {reason(error)}")

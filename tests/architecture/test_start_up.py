@@ -10,7 +10,7 @@ import pytest
 HEAVY = {"numpy", "blosc", "zstandard", "tensorstore", "torch", "safetensors", "blake3", "isal", "argparse"}
 
 # What takes longer to import than a small file takes to check out, and is needed for rare files alone.
-RARE = {"numpy", "numcodecs", "blosc", "zstandard", "unittest", "dataclasses", "inspect", "msgpack"}
+RARE = {"numpy", "numcodecs", "blosc", "zstandard", "unittest", "dataclasses", "inspect", "msgpack", "tqdm"}
 
 
 def loaded_with(*modules: str) -> set[str]:

@@ -134,7 +134,7 @@ def plain_settings(directory: Path) -> Settings:
         fetch_include=(),
         fetch_exclude=(),
         transfer_timeout=120,
-        transfer_retries=3,
+        transfer_retries=0,
         progress=True,
         workers=2,
         memory_limit=64 << 20,

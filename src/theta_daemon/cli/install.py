@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 from typing import TYPE_CHECKING
 
 from theta_daemon.cli import configuration, lfs
-from theta_daemon.cli.terminal import note, say, warn
+from theta_daemon.cli.terminal import note, say, shown, warn
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import RepositoryError
+from theta_daemon.pipelines import hooks
 
 if TYPE_CHECKING:
     import argparse
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Write what is missing, and say what was replaced."""
     install(place.git, arguments.scope, force=arguments.force)
+    install_hook(place.git)
     warn_of_what_is_missing(place.git)
     return 0
 
@@ -50,6 +53,20 @@ def install(git: Git, scope: Scope, *, force: bool = False) -> None:
             if not change.setting.accepts(old):
                 note(f"replaced {configuration.described(change.setting.key, old)}")
     say(f"git-theta is {'installed' if changes else 'already installed'} ({scope} configuration).")
+
+
+def install_hook(git: Git) -> None:
+    """Make pushes send objects, in the repository that we are in, if any; say what is to be done by hand."""
+    try:
+        found = hooks.look(git.environment, git.directory)
+    except RepositoryError:
+        return  # not in a repository: each gets its hook by `git theta track`, or by this command there
+    name = shown(os.fsencode(found.path))
+    if found.content is not None:
+        hooks.write(found)
+        say(f"the pre-push hook sends objects: {name}")
+    elif found.advice is not None:
+        warn(f"pushes do not send objects yet: {name}: {found.advice}")
 
 
 def warn_of_what_is_missing(git: Git) -> None:
@@ -85,8 +102,10 @@ VERB = Verb(
     name="install",
     summary="tell git to run theta-daemon",
     description=(
-        "Write filter.theta.* and merge.theta.* to a git configuration file. Nothing else is touched; values that "
-        "git-theta 0.2.0 wrote under these keys are replaced, and running it again changes nothing."
+        "Write filter.theta.* and merge.theta.* to a git configuration file, and, inside of a repository, a pre-push "
+        "hook that sends objects, in front of what is there. Values that git-theta 0.2.0 wrote under these keys are "
+        "replaced; hooks that cannot be chained are left alone, and what to add by hand is said. Running it again "
+        "changes nothing."
     ),
     run=run,
     add_arguments=add_arguments,

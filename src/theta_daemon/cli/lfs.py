@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 from theta_daemon.errors import ObjectError, RepositoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _WITH_STDIN = (3, 3)  # git-lfs 3.3.0 added `push --object-id --stdin`
+# It would send less than it is told to, and call that success.
+_OVERRIDES = ("-c", "lfs.allowincompletepush=false")
 _BATCH = 100  # ids on the command line of an older one: git-lfs's own batch size
 
 
@@ -26,24 +30,47 @@ def version() -> tuple[str, tuple[int, ...]] | None:
     return line, tuple(int(part) for part in found[1].split(b"."))
 
 
-def push(remote: str, oids: Sequence[str]) -> None:
-    """Send objects, each 64 hex digits, to a remote.
+def push(environment: Mapping[str, str], remote: str, oids: Sequence[str]) -> None:
+    """Send objects, each 64 hex digits, to a remote, in the current directory's repository.
 
     Raises RepositoryError where there is no git-lfs, ObjectError where it fails; it has said why by then.
     """
     found = version()
     if found is None:
         raise RepositoryError("git-lfs is needed to send objects and is not installed", hint="install git-lfs")
-    command = ["git", "lfs", "push", "--object-id", remote]
-    if found[1] >= _WITH_STDIN:
-        _run([*command, "--stdin"], "".join(f"{oid}\n" for oid in oids))
+    with tempfile.TemporaryDirectory() as folder:
+        log = os.path.join(folder, "progress")
+        _push(environment, remote, oids, found[1], None)
+        # It exits with 0 where the server refuses an upload (tried, 3.3: 422), and so it is asked a second time: then
+        # it finds nothing to upload, and writes no line of progress, or the server does not have it all.
+        _push(environment, remote, oids, found[1], log)
+        if os.path.exists(log) and os.path.getsize(log):
+            os.unlink(log)
+            _push(environment, remote, oids, found[1], log)
+        if os.path.exists(log) and os.path.getsize(log):
+            raise ObjectError(
+                "git lfs push reported success, but the server does not have every object",
+                hint="nothing has been pushed; look at the server, and push again",
+            )
+
+
+def _push(
+    environment: Mapping[str, str], remote: str, oids: Sequence[str], version: tuple[int, ...], log: str | None
+) -> None:
+    command = ["git", *_OVERRIDES, "lfs", "push", "--object-id", remote]
+    if version >= _WITH_STDIN:
+        _run(environment, [*command, "--stdin"], "".join(f"{oid}\n" for oid in oids), log)
         return
     for start in range(0, len(oids), _BATCH):
-        _run([*command, *oids[start : start + _BATCH]], "")
+        _run(environment, [*command, *oids[start : start + _BATCH]], "", log)
 
 
-def _run(command: list[str], stdin: str) -> None:
-    # Its progress is for people: it goes where ours goes.
-    code = subprocess.run(command, input=stdin.encode("ascii"), stdout=sys.stderr, check=False).returncode
+def _run(environment: Mapping[str, str], command: list[str], stdin: str, log: str | None) -> None:
+    # Its progress is for people: it goes where ours goes, and once is enough.
+    own = {name: value for name, value in environment.items() if name != "GIT_LFS_PROGRESS"}
+    if log is not None:
+        own["GIT_LFS_PROGRESS"] = log
+    output = sys.stderr if log is None else subprocess.DEVNULL
+    code = subprocess.run(command, input=stdin.encode("ascii"), stdout=output, env=own, check=False).returncode
     if code != 0:
         raise ObjectError(f"git lfs push exited {code}: not every object was sent", hint="nothing has been pushed")

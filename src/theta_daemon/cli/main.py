@@ -17,11 +17,17 @@ from theta_daemon.cli import (
     add,
     compact,
     env,
+    fetch,
+    fsck,
     install,
     ls_files,
     merge_driver,
     post_commit,
     pre_push,
+    prune,
+    pull,
+    push,
+    status,
     terminal,
     track,
     uninstall,
@@ -36,7 +42,8 @@ if TYPE_CHECKING:
 VERBS: tuple[Verb, ...] = tuple(
     module.VERB
     for module in (
-        *(install, uninstall, track, untrack, ls_files, env, add, compact),
+        *(install, uninstall, track, untrack, ls_files, env, add, compact, pull, status),
+        *(push, fetch, prune, fsck),
         *(merge_driver, post_commit, pre_push),
     )
 )
@@ -47,10 +54,6 @@ _INSTEAD = {
     "filter-process": "theta-daemon",
     "commit": "git commit",
     "checkout": "git checkout",
-    "push": "git push",
-    "pull": "git pull",
-    "fetch": "git fetch",
-    "status": "git status, or git theta ls-files",
     "diff": "git diff",
     "merge": "git merge",
     "list": "git theta ls-files",

@@ -60,11 +60,23 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     updates = list(ref_updates(sys.stdin.buffer))
     if not updates:
         return 0
+    replaced = [update.remote for update in updates if update.remote is not None]
+    send(place, arguments.remote, arguments.url, [update.local for update in updates], replaced)
+    return 0
+
+
+def send(place: Place, remote: str, url: str, tips: list[str], replaced: list[str], *, everything: bool = False) -> int:
+    """Send the objects that commits named in `tips` brought; return how many were offered.
+
+    `replaced` are commits that the remote had there before. What the remote's commits name already is not offered
+    again, unless `everything` is asked for.
+
+    Raises MissingObject and CorruptObject for objects that cannot be sent, ObjectError where git-lfs fails.
+    """
     here = place.settings()
     commits = Commits(here)
-    replaced = [update.remote for update in updates if update.remote is not None]
-    on_remote = commits.known([*replaced, *commits.tracked(arguments.remote)])
-    wanted = named_in(commits, [update.local for update in updates], on_remote)
+    on_remote = [] if everything else commits.known([*replaced, *commits.tracked(remote)])
+    wanted = named_in(commits, tips, on_remote)
     missing = {oid: it for oid, it in wanted.items() if not _bring_in(here, it)}
     if missing:
         for oid in named_in(commits, on_remote, []):
@@ -73,9 +85,9 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
         raise _missing(missing)
     oids = sorted(oid for oid in wanted if _place(here.lfs_objects, oid).is_file())
     if oids:
-        note(f"sending {count(len(oids), 'object')} to {arguments.remote}")
-        lfs.push(_lfs_name(arguments.remote, arguments.url), oids)
-    return 0
+        note(f"sending {count(len(oids), 'object')} to {remote}")
+        lfs.push(place.environment, _lfs_name(remote, url), oids)
+    return len(oids)
 
 
 def ref_updates(lines: Iterable[bytes]) -> Iterator[RefUpdate]:

@@ -10,6 +10,7 @@ import sys
 
 from theta_daemon.cli import quoting
 from theta_daemon.errors import printable
+from theta_daemon.progress import hidden
 
 PROGRAM = "git-theta"
 
@@ -27,17 +28,20 @@ def emit(data: bytes) -> None:
 
 def note(text: str) -> None:
     """Tell something that is neither a result nor a trouble."""
-    sys.stderr.write(f"{PROGRAM}: {text}\n")
+    with hidden():
+        sys.stderr.write(f"{PROGRAM}: {text}\n")
 
 
 def warn(text: str) -> None:
     """Tell of trouble that does not stop the command."""
-    sys.stderr.write(f"{PROGRAM}: warning: {text}\n")
+    with hidden():
+        sys.stderr.write(f"{PROGRAM}: warning: {text}\n")
 
 
 def fail(text: str) -> None:
     """Tell why the command stops."""
-    sys.stderr.write(f"{PROGRAM}: error: {text}\n")
+    with hidden():
+        sys.stderr.write(f"{PROGRAM}: error: {text}\n")
 
 
 def shown(path: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from theta_daemon import settings
 from theta_daemon.cli import attributes, configuration, tracking
 from theta_daemon.cli.configuration import Scope
-from theta_daemon.cli.install import install
+from theta_daemon.cli.install import install, install_hook
 from theta_daemon.cli.terminal import count, emit, note, quoted, say, shown
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import RepositoryError, UsageError, printable
@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     if not configuration.is_ours(configuration.read(git)):
         note("git does not run theta-daemon here yet")
         install(git, Scope.LOCAL)
+    install_hook(git)
     before = data
     for pattern in patterns:
         old = data

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from theta_daemon.cli import configuration
 from theta_daemon.cli.configuration import REQUIRED, SETTINGS, Scope
-from theta_daemon.cli.terminal import note, say
+from theta_daemon.cli.terminal import note, say, shown
 from theta_daemon.cli.verb import Place, Verb
+from theta_daemon.pipelines import hooks
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +20,25 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Remove our values from one scope, and say which others stay."""
     uninstall(place.git, arguments.scope)
+    if arguments.scope == Scope.LOCAL:
+        _remove_hook(place.git)
     return 0
+
+
+def _remove_hook(git: Git) -> None:
+    """Take our lines out of the pre-push hook of the repository."""
+    path = hooks.look(git.environment, git.directory).path
+    try:
+        present = path.read_bytes()
+    except OSError:
+        return
+    left = hooks.without(present)
+    if left is None:
+        path.unlink()
+    elif left != present:
+        hooks.write(hooks.Hook(path, left, None))
+    if left != present:
+        say(f"the pre-push hook sends no objects any more: {shown(os.fsencode(path))}")
 
 
 def uninstall(git: Git, scope: Scope) -> None:
@@ -44,8 +64,8 @@ VERB = Verb(
     name="uninstall",
     summary="take back what `install` wrote",
     description=(
-        "Remove the values that `git theta install` wrote from a git configuration file. Other values stay, and so do "
-        ".gitattributes, the objects and every commit."
+        "Remove the values that `git theta install` wrote from a git configuration file, and with --local its lines "
+        "from the pre-push hook. Other values stay, and so do .gitattributes, the objects and every commit."
     ),
     run=run,
     add_arguments=configuration.add_scope_arguments,

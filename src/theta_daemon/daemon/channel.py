@@ -77,6 +77,12 @@ class Channel:
                 batch = _tail(batch, left)
                 left -= self._writev(batch)
 
+    def is_abandoned(self) -> bool:
+        """Whether nobody can read any more what is written; never waits. For work that takes long before it writes."""
+        poll = select.poll()
+        poll.register(self._writing, 0)
+        return bool(poll.poll(0))
+
     def _writev(self, pieces: Sequence[bytes | bytearray | memoryview]) -> int:
         while True:
             try:

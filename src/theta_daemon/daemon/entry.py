@@ -74,13 +74,13 @@ def main(argv: list[str], make_handlers: Callable[[str], Handlers] | None = None
     with closing(open_trace(os.environ.get(VARIABLE))) as trace:
         reporter = Reporter(trace=trace.enabled)
         try:
-            return _main(argv, make_handlers or partial(_pipelines, trace), reporter, trace)
+            return _main(argv, make_handlers, reporter, trace)
         except Exception as error:  # noqa: BLE001 - the outermost frame; what gets here is our bug, or the system's
             reporter.error(error)
             return 1
 
 
-def _main(argv: list[str], make_handlers: Callable[[str], Handlers], reporter: Reporter, trace: Trace) -> int:
+def _main(argv: list[str], make_handlers: Callable[[str], Handlers] | None, reporter: Reporter, trace: Trace) -> int:
     match argv:
         case ["--help" | "-h"]:
             return _print(USAGE, reporter)
@@ -97,6 +97,7 @@ def _main(argv: list[str], make_handlers: Callable[[str], Handlers], reporter: R
     channel = Channel(*_take_descriptors())
     signal.signal(signal.SIGTERM, _terminate)
     _expect_interrupts()
+    make_handlers = make_handlers or partial(_pipelines, trace, channel.is_abandoned)
     with closing(_LazyHandlers(make_handlers)) as handlers:
         if not argv:
             return serve(channel, handlers, reporter, trace)
@@ -161,10 +162,10 @@ class _LazyHandlers:
         return self._made
 
 
-def _pipelines(trace: Trace, command: str) -> Handlers:
+def _pipelines(trace: Trace, is_abandoned: Callable[[], bool], command: str) -> Handlers:
     from theta_daemon.daemon.handlers import make_handlers  # and with it everything heavy
 
-    return make_handlers(trace, command)
+    return make_handlers(trace, command, is_abandoned)
 
 
 def _take_descriptors() -> tuple[int, int]:

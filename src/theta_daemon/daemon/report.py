@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 
 from theta_daemon.errors import ThetaError
+from theta_daemon.progress import hidden
 
 PROGRAM = "theta-daemon"
 
@@ -36,7 +37,7 @@ class Reporter:
     def _write(self, text: str) -> None:
         # One system call, so that lines of several processes do not mix; past sys.stderr, which a handler may have
         # replaced. Whoever closed stderr does not want to know.
-        with suppress(OSError):
+        with hidden(), suppress(OSError):
             os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))
 
 

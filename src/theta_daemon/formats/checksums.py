@@ -6,7 +6,7 @@ A region's CRC-32 is zip's (APPNOTE.TXT 4.4.7). The combination is what torch wr
 
 from __future__ import annotations
 
-from isal.isal_zlib import crc32
+from isal.isal_zlib import crc32, crc32_combine
 
 from theta_daemon.errors import LayoutError
 
@@ -51,6 +51,12 @@ class Regions:
         if self._open:
             self._crc = crc32(data, self._crc)
             self._length += len(data)
+
+    def feed_unseen(self, crc: int, length: int) -> None:
+        """Take note of `length` bytes of the file of which nothing but their CRC-32 is known."""
+        if self._open:
+            self._crc = crc32_combine(self._crc, crc, length)
+            self._length += length
 
     def checksum(self, region: int) -> bytes | None:
         """Return the CRC-32 of `region`, 4 bytes, little-endian; None where that has not ended."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from theta_daemon.dtypes import nbytes
 from theta_daemon.errors import LayoutError
@@ -17,6 +17,7 @@ from theta_daemon.formats.layout import (
     RegionEndOp,
     RegionStartOp,
 )
+from theta_daemon.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,17 +26,27 @@ if TYPE_CHECKING:
 _RUN = 1 << 16  # bytes of the file's own that are gathered: in a zip five pieces of some dozen bytes for each group
 
 
+class Elsewhere(Frozen):
+    """A piece of a value that somebody else writes: its CRC-32, which only regions need, and its length in bytes."""
+
+    crc: int
+    nbytes: int
+
+
+P = TypeVar("P", bound=memoryview | Elsewhere)
+
+
 def emit(
     layout: Layout,
-    group: Callable[[int], Iterable[memoryview]],
+    group: Callable[[int], Iterable[P]],
     opaque: Callable[[int], memoryview],
-) -> Iterator[memoryview | bytes]:
+) -> Iterator[P | memoryview | bytes]:
     """Yield the bytes of the file, in order and lazily: one piece is asked for when the one before it was taken.
 
     `group(index)` returns the bytes of an owning group in storage order (already transposed where it has axes), in
     pieces, `opaque(i)` those of the i-th opaque chunk; all as contiguous views of bytes, which are passed on as they
-    are. What stands between two of them comes in one piece, unless it is long. `layout` is well formed (from `decode`,
-    a builder, or checked). Raises LayoutError where a size is wrong.
+    are; `Elsewhere` is passed on in the place of bytes. What stands between two of them comes in one piece, unless it
+    is long. `layout` is well formed (from `decode`, a builder, or checked). Raises LayoutError where a size is wrong.
     """
     regions = Regions()
     inside = False
@@ -78,8 +89,11 @@ def emit(
                     left -= piece.nbytes
                     if left < 0:
                         break
-                    regions.feed(piece)
-                    if piece:
+                    if isinstance(piece, Elsewhere):
+                        regions.feed_unseen(piece.crc, piece.nbytes)
+                    else:
+                        regions.feed(piece)
+                    if piece.nbytes:
                         yield piece
                 if left:
                     raise LayoutError(

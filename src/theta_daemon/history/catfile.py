@@ -137,14 +137,20 @@ class _Conversation:
             _stop(running)
 
 
-def looks(settings: Settings, blobs: Sequence[str], limit: int = LIMIT) -> Iterator[Look | None]:
+def looks(
+    settings: Settings,
+    blobs: Sequence[str],
+    limit: int = LIMIT,
+    begins: Callable[[bytes], bool] = begins_like_json,
+) -> Iterator[Look | None]:
     """Look at each of `blobs`, full ids, in turn; None where there is no such blob here.
 
-    What is larger than `limit` bytes counts as no metadata. Raises RepositoryError when git fails.
+    What is larger than `limit` bytes counts as no metadata, and so does what `begins` refuses by its first bytes.
+    Raises RepositoryError when git fails.
     """
     at = 0
     while at < len(blobs):
-        with _scratch() as questions:
+        with scratch() as questions:
             questions.write("".join(f"{blob}\n" for blob in blobs[at:]).encode("ascii"))
             questions.seek(0)
             running = _start(settings, questions, "--batch", "--buffer")
@@ -153,7 +159,7 @@ def looks(settings: Settings, blobs: Sequence[str], limit: int = LIMIT) -> Itera
             while in_step and at < len(blobs):
                 look, in_step = None, False
                 try:
-                    look, in_step = _answer(blobs[at].encode("ascii"), running.answers, limit, set())
+                    look, in_step = _answer(blobs[at].encode("ascii"), running.answers, limit, set(), begins)
                 except EOFError:
                     _explain_end(running)
                 at += 1
@@ -163,7 +169,7 @@ def looks(settings: Settings, blobs: Sequence[str], limit: int = LIMIT) -> Itera
 
 
 def _start(settings: Settings, questions: int | IO[bytes], *options: str) -> _Running:
-    said = _scratch()
+    said = scratch()
     try:
         child = gitcmd.start(
             ["cat-file", *options],
@@ -185,7 +191,7 @@ def _stop(running: _Running) -> None:
         pass  # closes the pipes and waits
 
 
-def _scratch() -> IO[bytes]:
+def scratch() -> IO[bytes]:
     """Return a file without a name: in memory where the system can, so that a full disk stops no `git status`."""
     try:
         if hasattr(os, "memfd_create"):  # Linux
@@ -197,7 +203,13 @@ def _scratch() -> IO[bytes]:
         raise RepositoryError(f"no temporary file can be made: {reason(error)}", hint="make room") from error
 
 
-def _answer(name: bytes, answers: IO[bytes], limit: int, seen: set[str]) -> tuple[Look | None, bool]:
+def _answer(
+    name: bytes,
+    answers: IO[bytes],
+    limit: int,
+    seen: set[str],
+    begins: Callable[[bytes], bool] = begins_like_json,
+) -> tuple[Look | None, bool]:
     """Read the answer to `name`; return the blob it names, and whether the answer was read to its end.
 
     Raises EOFError where the child ended in between, RepositoryError for an answer that git does not give.
@@ -211,7 +223,7 @@ def _answer(name: bytes, answers: IO[bytes], limit: int, seen: set[str]) -> tupl
     head = b""
     if wanted:  # git prints the header before it reads the object, so what is not wanted costs nothing up to here
         head = _exactly(answers, min(size, _HEAD))
-        wanted = begins_like_json(head)
+        wanted = begins(head)
     in_step = wanted or size <= _DRAINED
     rest = _exactly(answers, size - len(head) + 1) if in_step else b""  # and the line break behind every object
     look = Look(blob, size, head + rest[:-1] if wanted else None)

@@ -49,7 +49,7 @@ def fetch_commit(settings: Settings, commit: str) -> str | None:
     if _is_here(settings, commit):
         return None  # to fetch it with --depth would cut off its history
     reasons = []
-    for remote in _remotes(settings):
+    for remote in remotes(settings):
         complaint = _fetch(settings, remote, commit)
         if _is_here(settings, commit):
             return None
@@ -58,7 +58,7 @@ def fetch_commit(settings: Settings, commit: str) -> str | None:
     return ", ".join(reasons) or "the repository has no remote"
 
 
-def _remotes(settings: Settings) -> Iterator[str]:
+def remotes(settings: Settings) -> Iterator[str]:
     """Yield the names of the remotes to ask, each once; what a branch follows may also be a URL or a path."""
     head = _said(settings, "symbolic-ref", "--quiet", "HEAD")
     upstream = (

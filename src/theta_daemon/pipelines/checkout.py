@@ -10,14 +10,21 @@ what can be written shall have been written by then.
 
 Files are offered in the order in which git delayed them, since their groups are loaded in that order; those that are
 ready together are offered together.
+
+What is not here is asked for when git asks for the file, so all files' objects are on their way when the last file has
+been delayed; a file is planned when its own have come, and offered while others are still under way.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon.frozen import Frozen
 from theta_daemon.pipelines import smudge
+from theta_daemon.pipelines.arriving import Arriving
+from theta_daemon.pipelines.prefetch import Prefetch
+from theta_daemon.pipelines.smudge import Held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +47,8 @@ class Checkout:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._prefetch = Prefetch(services)
+        self._arriving = Arriving(services)
         self._waiting: dict[bytes, _Started] = {}
         self._failed: dict[bytes, Exception] = {}
         self._offered: dict[bytes, _Started | Exception] = {}
@@ -56,19 +65,45 @@ class Checkout:
             if not isinstance(held, smudge.Held):
                 return held
             plan = smudge.plan(self._services, path, held)
-            if any(each.chain is not None for each in plan.groups):
-                # Files often have the base of their updates in common: it is kept if those who need it are known.
-                self._services.ahead.hold()
-                if not self._is_replaying:
-                    self._is_replaying = True
-                    self._services.pool.submit(_get_ready)
-            self._waiting[path] = _Started(plan, smudge.start(self._services, plan))
+            if isinstance(plan, smudge.Lacking):
+                self._arriving.add(plan)
+            else:
+                self._start(plan)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's, and its turn will come
             self._failed[path] = error
         return None
 
     def available(self) -> list[bytes]:
         """Wait until a file is ready; return all that are, each once; empty at the end."""
+        while True:
+            for path, plan in self._arriving.come():
+                if isinstance(plan, Exception):
+                    self._failed[path] = plan
+                else:
+                    self._start(plan)
+            ready = self._ready()
+            if ready or not self._arriving:
+                break
+            self._arriving.wait()
+        if not ready:
+            failed, self._failed = self._failed, {}
+            self._offered |= failed
+            return sorted(failed)
+        self._offered |= ready
+        self._services.ahead.arrange([ready[path].stream for path in sorted(ready)])
+        return sorted(ready)
+
+    def _start(self, plan: smudge.Plan) -> None:
+        if any(each.chain is not None for each in plan.groups):
+            # Files often have the base of their updates in common: it is kept if those who need it are known.
+            self._services.ahead.hold()
+            if not self._is_replaying:
+                self._is_replaying = True
+                self._services.pool.submit(_get_ready)
+        self._waiting[plan.path] = _Started(plan, smudge.start(self._services, plan))
+
+    def _ready(self) -> dict[bytes, _Started]:
+        """Wait until a file that is being loaded is ready, where there is one; return all that are."""
         ahead = self._services.ahead
         ahead.release()
         if self._offered and self._waiting:  # git has passed them over; they must not hold what the others need
@@ -88,16 +123,13 @@ class Checkout:
                 if not isinstance(error, Exception):
                     raise error
                 self._failed[path] = error
-        if ready:
-            self._offered |= ready
-            ahead.arrange([ready[path].stream for path in sorted(ready)])
-            return sorted(ready)
-        failed, self._failed = self._failed, {}
-        self._offered |= failed
-        return sorted(failed)
+        return ready
 
-    def smudge(self, path: bytes, content: Readable) -> Iterator[smudge.Piece]:
+    def smudge(self, path: bytes, content: Readable, treeish: str | None = None) -> Iterator[smudge.Piece]:
         """Return the pieces of a file: that of `content`; where it is empty, the one that was delayed, if any.
+
+        `treeish` is the tree that all files are from that git asks for, where it says so: what one of them lacks is
+        fetched together with what the others do.
 
         Raises what is wrong with the one that was delayed.
         """
@@ -109,9 +141,11 @@ class Checkout:
             match self._find(path):
                 case _Started(plan, stream):
                     return smudge.write(self._services, plan, stream)
+                case Held() as held:
+                    return smudge.fill(self._services, path, held)
                 case Exception() as error:
                     raise error
-        return smudge.answer(self._services, path, source)
+        return smudge.answer(self._services, path, source, partial(self._prefetch.tree, treeish))
 
     def pause(self) -> None:
         """Give back the memory of everything that was loaded ahead; it is loaded again when it is asked for."""
@@ -121,9 +155,14 @@ class Checkout:
         if isinstance(started := self._find(path), _Started):
             smudge.give_up(self._services, started.plan, started.stream)
 
-    def _find(self, path: bytes) -> _Started | Exception | None:
+    def _find(self, path: bytes) -> _Started | Held | Exception | None:
         """Take out the file that was delayed for `path`, whether it was offered or not."""
-        return self._offered.pop(path, None) or self._waiting.pop(path, None) or self._failed.pop(path, None)
+        return (
+            self._offered.pop(path, None)
+            or self._waiting.pop(path, None)
+            or self._failed.pop(path, None)
+            or self._arriving.take(path)
+        )
 
 
 def _get_ready() -> None:

@@ -27,7 +27,7 @@ from theta_daemon.pipelines.value import locate, open_value, verify
 from theta_daemon.workers.ahead import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from theta_daemon.cache.values import Value
     from theta_daemon.formats.layout import Group, Layout
@@ -84,39 +84,75 @@ def wanted(layout: Layout, metadata: Metadata, chains: Mapping[Name, Chain]) -> 
     return found
 
 
-def jobs(services: Services, groups: Sequence[Wanted]) -> Iterator[Job[Loaded]]:
-    """Yield the jobs that load `groups`; small neighbours share one."""
-    most = services.settings.largest_in_memory
+def batches(services: Services, groups: Iterable[Wanted]) -> Iterator[list[Wanted]]:
+    """Yield `groups` in the parts that are loaded together: small neighbours, or a single one."""
     batch: list[Wanted] = []
     held = 0
     for each in groups:
-        is_large = each.weight > most
+        is_large = _is_large(services, each)
         if batch and (is_large or held + each.size > _BATCH_BYTES or len(batch) == _BATCH_GROUPS):
-            yield _job(services, batch)
+            yield batch
             batch, held = [], 0
         if is_large:
-            yield _large_job(services, each)
+            yield [each]
         else:
             batch.append(each)
             held += each.size
     if batch:
-        yield _job(services, batch)
+        yield batch
+
+
+def jobs(services: Services, groups: Iterable[Wanted]) -> Iterator[Job[Loaded]]:
+    """Yield the jobs that load `groups`; small neighbours share one."""
+    for batch in batches(services, groups):
+        yield _large_job(services, batch[0]) if _is_large(services, batch[0]) else _job(services, batch)
+
+
+def now(services: Services, batch: Sequence[Wanted]) -> Loaded:
+    """Return a batch, loaded by this thread, which is none of the pool's; only chunks of one group are left to these.
+
+    Raises UnsupportedError, MissingObject, CorruptObject; a value that is too large for memory does so when it is read.
+    """
+    if _is_large(services, batch[0]):
+        return _large(services, batch[0])
+    task = _Load(services, batch)
+    task.run()
+    return task.future.result()
+
+
+def weight(services: Services, batch: Sequence[Wanted]) -> int:
+    """Return the bytes of memory that it takes to make a batch; a value that is too large for it takes all there is."""
+    most = max(services.ahead.window, services.ahead.most)
+    return most if _is_large(services, batch[0]) else sum(each.weight for each in batch)
+
+
+def is_worth_a_thread(batch: Sequence[Wanted]) -> bool:
+    """Tell whether one more thread would help: making many small groups is mostly Python's work."""
+    return sum(each.size for each in batch) >= _HANDED_OVER * len(batch)
+
+
+def _is_large(services: Services, each: Wanted) -> bool:
+    return each.weight > services.settings.largest_in_memory
+
+
+def _large(services: Services, each: Wanted) -> Loaded:
+    return Loaded([Large(services, each.group, each.entry, each.size, each.chain)], _nothing)
 
 
 def _large_job(services: Services, each: Wanted) -> Job[Loaded]:
     def start() -> Future[Loaded]:
         future: Future[Loaded] = Future()
-        future.set_result(Loaded([Large(services, each.group, each.entry, each.size, each.chain)], _nothing))
+        future.set_result(_large(services, each))
         return future
 
     # All that there is: nothing else is held while it is on its way, since it uses a window of its own.
-    return Job(max(services.ahead.window, services.ahead.most), start)
+    return Job(weight(services, [each]), start)
 
 
 def _job(services: Services, groups: Sequence[Wanted]) -> Job[Loaded]:
     def start() -> Future[Loaded]:
         task = _Load(services, groups)
-        if sum(each.size for each in groups) >= _HANDED_OVER * len(groups):
+        if is_worth_a_thread(groups):
             services.pool.submit(task.run)
             return task.future
         task.run()
@@ -125,7 +161,7 @@ def _job(services: Services, groups: Sequence[Wanted]) -> Job[Loaded]:
             raise error  # Ctrl-C
         return task.future
 
-    return Job(sum(each.weight for each in groups), start)
+    return Job(weight(services, groups), start)
 
 
 class _Slab:

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from theta_daemon.pipelines.ancestors import Ancestors
     from theta_daemon.pipelines.bundles import Bundles
     from theta_daemon.pipelines.load import Loaded
+    from theta_daemon.pipelines.selection import Selection
     from theta_daemon.settings import Settings
     from theta_daemon.store.codec import Codec
+    from theta_daemon.store.fetch import Fetcher
     from theta_daemon.store.objects import ObjectStore
     from theta_daemon.trace import Trace
     from theta_daemon.workers.ahead import ReadAhead
@@ -88,6 +90,8 @@ class Services(Frozen):
 
     settings: Settings
     store: ObjectStore
+    fetcher: Fetcher
+    selection: Selection
     record: Record
     attributes: Attributes
     memo: Memo
@@ -106,6 +110,7 @@ class Services(Frozen):
     def close(self) -> None:
         """Give back what would outlive the process, and end all work that is under way."""
         self._count()
+        self.fetcher.close()
         self.pool.close()
         self.memo.flush()
         self.record.close()
@@ -116,8 +121,15 @@ class Services(Frozen):
             self.trace.count(f"cache.{name}", getattr(counts, name))
 
 
-def open_services(settings: Settings, warn: Callable[[bytes, str], None], trace: Trace = OFF) -> Services:
+def open_services(
+    settings: Settings,
+    warn: Callable[[bytes, str], None],
+    trace: Trace = OFF,
+    is_abandoned: Callable[[], bool] = lambda: False,
+) -> Services:
     """Wire the parts together for the repository of `settings`; nothing is opened or written yet.
+
+    `is_abandoned` tells whether nobody waits for what is fetched any more.
 
     Raises UsageError for a theta.compression that does not exist.
     """
@@ -129,6 +141,8 @@ def open_services(settings: Settings, warn: Callable[[bytes, str], None], trace:
     from theta_daemon.history.record import GitRecord
     from theta_daemon.pipelines.ancestors import Ancestors
     from theta_daemon.pipelines.bundles import Bundles
+    from theta_daemon.pipelines.selection import Selection
+    from theta_daemon.store.fetch import Fetcher
     from theta_daemon.store.objects import ObjectStore
     from theta_daemon.workers.ahead import ReadAhead
     from theta_daemon.workers.buffers import Buffers
@@ -147,6 +161,8 @@ def open_services(settings: Settings, warn: Callable[[bytes, str], None], trace:
     return Services(
         settings=settings,
         store=store,
+        fetcher=Fetcher(settings, store, trace, is_abandoned=is_abandoned),
+        selection=Selection(settings),
         record=record,
         attributes=GitAttributes(settings),
         memo=Memo(settings.theta_dir / "memo"),

@@ -1,8 +1,9 @@
 """Smudge: metadata comes in, the checkpoint goes out, piece by piece.
 
-First a plan is made of what git holds: which layout, which parameter groups, whether all their objects are here. Then
-the workers decode and verify groups ahead of the reader, in the order of the layout, within the window (load.py), while
-literals, checksums and values are passed on. No format is read and no framework imported.
+First a plan is made of what git holds: which layout, which parameter groups, whether all their objects are here. What
+is not is fetched before anything else, all of it at once (store/fetch.py). Then the workers decode and verify groups
+ahead of the reader, in the order of the layout, within the window (load.py), while literals, checksums and values are
+passed on. No format is read and no framework imported.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from theta_daemon.formats.emit import emit
 from theta_daemon.formats.layout import OpaqueOp
 from theta_daemon.formats.source import Source
 from theta_daemon.frozen import Frozen
-from theta_daemon.metadata import text
+from theta_daemon.metadata import objects, text
 from theta_daemon.metadata.digest import digest
 from theta_daemon.metadata.entries import Metadata, ObjectRef
 from theta_daemon.pipelines.chains import chains
@@ -24,12 +25,13 @@ from theta_daemon.pipelines.skeleton import Skeleton, skeleton
 from theta_daemon.pipelines.value import parameter_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from theta_daemon.formats.source import Readable
     from theta_daemon.metadata.entries import Name
     from theta_daemon.pipelines.chains import Chain
     from theta_daemon.pipelines.services import Services
+    from theta_daemon.store.fetch import Batch
     from theta_daemon.workers.ahead import Stream
 
 _STEP = 1 << 20
@@ -42,6 +44,17 @@ class Held(Frozen):
 
     data: bytes
     metadata: Metadata
+
+
+class Lacking(Frozen):
+    """What a file needs and is not here, each with the parameter group that needs it, None for the file as a whole.
+
+    More may turn out to be missing once these have come: what a layout says, what git-theta's updates build on.
+    """
+
+    path: bytes
+    held: Held
+    objects: Mapping[ObjectRef, Name | None]
 
 
 class Plan(Frozen):
@@ -69,19 +82,69 @@ def source(services: Services, content: Readable) -> Source:
     return Source(content, services.settings.temporary)
 
 
-def answer(services: Services, path: bytes, source: Source) -> Iterator[Piece]:
-    """Do what `smudge` does."""
+def answer(
+    services: Services, path: bytes, source: Source, prefetch: Callable[[], None] | None = None
+) -> Iterator[Piece]:
+    """Do what `smudge` does; `prefetch` asks for what other files will need, where this one must wait anyway."""
     try:
         held = read(services, path, source)
-        if not isinstance(held, Held):
-            yield from held
-            return
-        found = plan(services, path, held)
+    except ThetaError as error:
+        raise error.at(path=path) from None
+    yield from fill(services, path, held, prefetch) if isinstance(held, Held) else held
+
+
+def fill(services: Services, path: bytes, held: Held, prefetch: Callable[[], None] | None = None) -> Iterator[Piece]:
+    """Yield the checkpoint that metadata describes; otherwise as `answer`."""
+    try:
+        found = complete(services, path, held, prefetch)
         stream = start(services, found)
         yield from write(services, found, stream)
     except ThetaError as error:
         error.at(path=path)
         raise
+
+
+def complete(services: Services, path: bytes, held: Held, prefetch: Callable[[], None] | None = None) -> Plan:
+    """Return the plan for what git holds, once all that was missing has been fetched.
+
+    Raises what `smudge` raises, but for values that turn out to be corrupt.
+    """
+    asked: set[ObjectRef] = set()
+    while isinstance(found := plan(services, path, held), Lacking):
+        batch = want(services, found, asked)
+        if prefetch is not None:
+            prefetch()
+        services.fetcher.wait([batch])
+        require(found, batch)
+    return found
+
+
+def want(services: Services, lacking: Lacking, asked: set[ObjectRef]) -> Batch:
+    """Ask for what a file lacks; `asked` is what was asked for and came before, and is added to.
+
+    Raises MissingObject where all of it had come already: somebody takes it away as fast as it is fetched.
+    """
+    new = [ref for ref in lacking.objects if ref not in asked]
+    if not new:
+        oid = next(iter(lacking.objects)).oid
+        raise MissingObject(f"object {oid} was fetched and is missing again", hint="run the command again")
+    asked.update(new)
+    return services.fetcher.want(new)
+
+
+def require(lacking: Lacking, batch: Batch) -> None:
+    """Raise the error of the first object that did not come, if any, naming the parameter group that needs it."""
+    failed = [ref for ref in lacking.objects if ref in batch.failed]
+    if not failed:
+        return
+    error, name = batch.failed[failed[0]], lacking.objects[failed[0]]
+    groups = len({lacking.objects[ref] for ref in failed} - {None})
+    message = error.message
+    if len(failed) > 1:
+        what = f"{groups} of {len(lacking.held.metadata.entries)} parameter groups" if groups else "the file"
+        message += f" ({len(failed)} objects that {what} need are missing)"
+    # Other files may need the same object: each error says where it is.
+    raise type(error)(message, parameter=None if name is None else parameter_name(name), hint=error.hint)
 
 
 def read(services: Services, path: bytes, source: Source) -> Held | Iterator[Piece]:
@@ -90,23 +153,28 @@ def read(services: Services, path: bytes, source: Source) -> Held | Iterator[Pie
     with services.trace.stage("parse metadata", len(data)):
         kind = services.parsed.get(text.read, digest(data), lambda: data)
     if isinstance(kind, Metadata):
-        return Held(data, kind)
+        return iter((data,)) if services.selection.leaves(path) else Held(data, kind)
     if kind is text.Kind.OTHER and data.lstrip().startswith(b"{") and b'"lfs_metadata"' in data:
         raise MetadataError("the metadata is damaged", hint="restore it from another commit")
     return _unchanged(services, path, source, data, kind)
 
 
-def plan(services: Services, path: bytes, held: Held) -> Plan:
-    """Return the plan for what git holds, and note that it is smudged for `path`.
+def plan(services: Services, path: bytes, held: Held) -> Plan | Lacking:
+    """Return the plan for what git holds, and note that it is smudged for `path`; or what is missing for it.
 
     Raises what `smudge` raises, but for values that turn out to be corrupt.
     """
     trace, metadata = services.trace, held.metadata
+    if metadata.file is not None and not services.store.contains(metadata.file.layout.oid, metadata.file.layout.size):
+        with trace.stage("look for objects"):
+            return Lacking(path, held, _named_and_missing(services, metadata))
     with trace.stage("read layout"):
         frame = skeleton(services, path, metadata)
     with trace.stage("look for objects"):
         found = chains(services, path, metadata.entries)
-        _require_objects(services, metadata, frame, found)
+        missing = _missing(services, metadata, frame, found)
+    if missing:
+        return Lacking(path, held, missing)
     services.recent.remember(path, held.data)
     return Plan(path, metadata, frame, wanted(frame.layout, metadata, found))
 
@@ -198,33 +266,35 @@ def _unchanged(services: Services, path: bytes, source: Source, data: bytes, kin
     source.close()
 
 
-def _require_objects(services: Services, metadata: Metadata, frame: Skeleton, found: Mapping[Name, Chain]) -> None:
-    """Raise MissingObject before the first byte when any object of the file is missing."""
-    hint = "copy it into the lfs/objects directory from a clone that has it"
-    for ref in _opaque(metadata, frame):
-        if not services.store.contains(ref.oid, ref.size):
-            raise MissingObject(f"object {ref.oid} is missing", hint=hint)
+def _named_and_missing(services: Services, metadata: Metadata) -> Mapping[ObjectRef, Name | None]:
+    """Return what metadata names and is not here, the layout first."""
+    found: dict[ObjectRef, Name | None] = {ObjectRef(each.oid, each.size): None for each in objects.of_file(metadata)}
+    for name, entry in metadata.entries.items():
+        for each in objects.of_entry(name, entry):
+            found.setdefault(ObjectRef(each.oid, each.size), name)
+    return {ref: name for ref, name in found.items() if not services.store.contains(ref.oid, ref.size)}
+
+
+def _missing(
+    services: Services, metadata: Metadata, frame: Skeleton, found: Mapping[Name, Chain]
+) -> Mapping[ObjectRef, Name | None]:
+    """Return what the file needs and is not here."""
     store = services.store
-    missing = {
-        name: ObjectRef(entry.oid, entry.size)
-        for name, entry in metadata.entries.items()
-        if not store.contains(entry.oid, entry.size)
+    missing: dict[ObjectRef, Name | None] = {
+        ref: None for ref in _opaque(metadata, frame) if not store.contains(ref.oid, ref.size)
     }
+    for name, entry in metadata.entries.items():
+        if not store.contains(entry.oid, entry.size):
+            missing.setdefault(ObjectRef(entry.oid, entry.size), name)
     # One object may hold the changes of all groups, and is then mostly one `Update` in all chains: a look at ten
     # thousands of them takes longer than one at their objects.
     updates = {id(update): (name, update) for name, chain in found.items() for update in chain.updates}
     behind = {ObjectRef(update.oid, update.size): name for name, update in updates.values()}
     behind |= {chain.base: name for name, chain in found.items()}
-    missing |= {
-        name: ref for ref, name in behind.items() if name not in missing and not store.contains(ref.oid, ref.size)
-    }
-    if not missing:
-        return
-    name, first = next(iter(missing.items()))
-    what = f"object {first.oid} is missing"
-    if len(missing) > 1:
-        what += f", and those of {len(missing) - 1} more of {len(metadata.entries)} parameter groups"
-    raise MissingObject(what, parameter=parameter_name(name), hint=hint)
+    for ref, name in behind.items():
+        if ref not in missing and not store.contains(ref.oid, ref.size):
+            missing[ref] = name
+    return missing
 
 
 def _opaque(metadata: Metadata, frame: Skeleton) -> Sequence[ObjectRef]:

@@ -112,6 +112,10 @@ class ObjectStore:
         name = _name(ref.oid)
         lfs, theta = self._lfs + name, self._theta + name
         in_lfs, in_theta = _size(lfs), _size(theta)
+        if in_theta == size and not _freshened(theta):
+            in_theta = None
+        if in_theta != size and in_lfs == size and not _freshened(lfs):
+            in_lfs = None
         if in_lfs == in_theta == size:
             return ref
         self._sweep_once()
@@ -219,15 +223,16 @@ class ObjectStore:
         What lies in memory of our own cannot change. An object that has lost all its names passes: nobody can open it
         any more.
         """
-        origin = self._mapped.get(view.obj) if isinstance(view.obj, mmap.mmap) else None
-        if origin is None:
+        mapped = view.obj
+        if not isinstance(mapped, mmap.mmap) or (origin := self._mapped.get(mapped)) is None:
             return
         name, device, inode, modified = origin
         for place in self._places:
             with suppress(OSError):
                 status = os.stat(place + name)
                 if (status.st_dev, status.st_ino) == (device, inode):
-                    if status.st_mtime_ns != modified:
+                    # Another time alone may be that of a `write` of the same bytes: then only they can tell.
+                    if status.st_mtime_ns != modified and not _is_whole(name[-_OID_LENGTH:], mapped):
                         raise CorruptObject(
                             f"object {name[-_OID_LENGTH:]} was changed while it was read",
                             hint="run the command again; should the object be damaged now, that says what to do",
@@ -306,6 +311,31 @@ def _name(oid: str) -> str:
     if _is_oid(oid) is None:
         raise CorruptObject(f"{oid[:80]!r} is not the id of an object")
     return f"/{oid[:2]}/{oid[2:4]}/{oid}"
+
+
+def _freshened(path: str) -> bool:
+    """Make an object as young as one written now, which `git theta prune` leaves alone; False where it is gone.
+
+    Its metadata may be in no index for as long as a `git add` takes.
+    """
+    try:
+        os.utime(path)
+        os.stat(path)  # the system finds a file by its name first, and may change its time when that name is gone
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass  # another user's, or nothing can be written here: it stays as old as it is
+    return True
+
+
+def _is_whole(oid: str, mapped: mmap.mmap) -> bool:
+    digest = hashlib.sha256()
+    with memoryview(mapped) as view:
+        for start in range(0, len(view), _WINDOW):
+            part = slice(start, start + _WINDOW)
+            digest.update(view[part])
+            forget(view, part)
+    return digest.hexdigest() == oid
 
 
 def _size(path: str) -> int | None:

@@ -192,7 +192,7 @@ def test_pushing_from_a_linked_work_tree(local: Repository, remote: Repository) 
 
 
 def fake_git_lfs(repository: Repository, version: str, *, code: int = 0) -> tuple[Repository, Path]:
-    """Put a git-lfs on PATH that only writes down how it was called."""
+    """Put a git-lfs on PATH that only writes down how it was called to send, and nothing of being asked again."""
     directory = repository.path.parent / "fake"
     directory.mkdir()
     log = directory / "log"
@@ -200,6 +200,7 @@ def fake_git_lfs(repository: Repository, version: str, *, code: int = 0) -> tupl
     script.write_text(
         "#!/bin/sh\n"
         f'if [ "$1" = version ]; then echo "git-lfs/{version} (GitHub; linux amd64)"; exit; fi\n'
+        'if [ -n "$GIT_LFS_PROGRESS" ]; then cat >/dev/null; exit; fi\n'
         f'echo "$#: $*" >> {log}\ncase "$*" in *--stdin*) cat >> {log};; esac\nexit {code}\n'
     )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)

@@ -28,6 +28,7 @@ def test_track_writes_stages_and_tells(repository: Repository) -> None:
     assert attributes(repository) == f"*.pt {ALL}\n*.safetensors {ALL}\n"
     assert repository.git("diff", "--cached", "--name-only") == ".gitattributes"
     assert said.splitlines() == [
+        f"the pre-push hook sends objects: {repository.path}/.git/hooks/pre-push",
         f"tracked: *.pt {ALL}",
         f"tracked: *.safetensors {ALL}",
         ".gitattributes is written and staged.",

@@ -5,8 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.terminal import on_screen, terminal
 from theta_daemon.daemon.report import Reporter
 from theta_daemon.errors import MetadataError
+from theta_daemon.progress import Screen, meter
+from theta_daemon.trace import open_trace
 
 
 class Lines:
@@ -67,3 +70,15 @@ def test_what_cannot_be_encoded_is_escaped(lines: Lines) -> None:
 
 def test_nobody_listens() -> None:
     Reporter(descriptor=-1).error(MetadataError("is damaged"))
+
+
+def test_a_bar_is_wiped_away_first() -> None:
+    with terminal() as screen:
+        shown = Screen(screen.descriptor, bar_after=0.0, bar_every=60.0)
+        with meter("Storing a", 0, 0, screen=shown):
+            screen.wait_for("Storing a")
+            Reporter(descriptor=screen.descriptor).warning(b"a", "looks odd")
+            open_trace("1", screen.descriptor).event("clean")
+        first, second, last = on_screen(screen.everything())
+    assert (first, last) == ("theta-daemon: warning: a: looks odd", "")
+    assert second.endswith(" theta-daemon: clean")

@@ -71,3 +71,17 @@ def test_a_region_ends_once() -> None:
     region(regions, b"x")
     with pytest.raises(LayoutError, match="never started"):
         regions.end()
+
+
+def test_bytes_of_which_only_the_checksum_is_known_count_as_they_are() -> None:
+    regions = Regions()
+    regions.start()
+    regions.feed(b"12")
+    for unseen in (b"345", b"", b"6789"):
+        regions.feed_unseen(zlib.crc32(unseen), len(unseen))
+    regions.end()
+    regions.feed_unseen(zlib.crc32(b"outside"), 7)
+    assert regions.checksum(0) == (0xCBF43926).to_bytes(4, "little")
+    seen = Regions()
+    region(seen, b"123456789")
+    assert regions.combined() == seen.combined()

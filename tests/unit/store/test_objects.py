@@ -257,7 +257,20 @@ def test_a_small_object_costs_few_calls_of_the_system(store: ObjectStore, monkey
 
         return wrapped
 
-    for name in ("open", "fstat", "stat", "read", "close", "link", "mkdir", "write", "writev", "dup", "unlink"):
+    for name in (
+        "open",
+        "fstat",
+        "stat",
+        "read",
+        "close",
+        "link",
+        "mkdir",
+        "write",
+        "writev",
+        "dup",
+        "unlink",
+        "utime",
+    ):
         monkeypatch.setattr(os, name, counted(name, getattr(os, name)))
     assert store.contains(ref.oid, ref.size)
     assert called == ["stat"]
@@ -266,7 +279,7 @@ def test_a_small_object_costs_few_calls_of_the_system(store: ObjectStore, monkey
     assert called == ["open", "fstat", "read", "close"]
     called.clear()
     store.write([b"fir", b"st"])
-    assert called == ["stat", "stat"]
+    assert called == ["stat", "stat", "utime", "stat"]
     called.clear()
     store.write([b"second", b"object"])
     in_new_directories = ["link", "mkdir", "mkdir", "mkdir", "link"]
@@ -370,6 +383,50 @@ def test_a_mapped_object_that_somebody_writes_to(store: ObjectStore, name: str, 
         file.write(b"x")
     with pytest.raises(CorruptObject, match=ref.oid):
         store.require_unchanged(view[100:])
+
+
+def test_a_mapped_object_that_is_written_again_did_not_change(store: ObjectStore) -> None:
+    data = bytes(objects.MAPPED_FROM)
+    ref = store.write([data])
+    os.utime(place(store.lfs_objects, ref), ns=(1, 1))
+    view = store.open(ref)
+    assert store.write([data]) == ref
+    assert place(store.lfs_objects, ref).stat().st_mtime_ns != 1
+    store.require_unchanged(view)
+
+
+@pytest.mark.parametrize("left", [("lfs",), ("theta",), ("lfs", "theta")])
+def test_what_is_written_again_is_young_under_all_names(store: ObjectStore, left: tuple[str, ...]) -> None:
+    ref = store.write([b"data"])
+    both = {"lfs": place(store.lfs_objects, ref), "theta": place(store.theta_objects, ref)}
+    os.utime(both["lfs"], ns=(1, 1))
+    for name in both.keys() - set(left):
+        both[name].unlink()
+    store.write([b"data"])
+    assert all(path.stat().st_mtime_ns != 1 for path in both.values())
+
+
+def test_what_cannot_be_made_young_is_there_all_the_same(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    ref = store.write([b"data"])
+    monkeypatch.setattr(os, "utime", refuse)
+    assert store.write([b"data"]) == ref
+
+
+def test_what_goes_while_it_is_made_young_is_written_anew(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = store.write([b"data"])
+    make_young = os.utime
+
+    def too_late(path: str) -> None:
+        make_young(path)
+        for directory in (store.lfs_objects, store.theta_objects):
+            place(directory, ref).unlink(missing_ok=True)
+
+    monkeypatch.setattr(os, "utime", too_late)
+    store.write([b"data"])
+    assert place(store.theta_objects, ref).read_bytes() == b"data"
 
 
 def test_a_mapped_object_that_is_replaced_did_not_change(store: ObjectStore) -> None:
