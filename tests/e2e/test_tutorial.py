@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.environment import ROOT
 
@@ -45,3 +46,21 @@ def test_the_how_to_of_lora_runs_as_written(tmp_path: Path, git_environment: dic
     assert difference is not None
     assert 0 <= float(difference[1]) < 1e-6
     assert said.count("model.safetensors: OK") == 4
+
+
+@pytest.mark.needs_git_lfs
+def test_ci_clones_run_as_written(tmp_path: Path, git_environment: dict[str, str]) -> None:
+    number, said = run_as_written("ci.md", tmp_path, git_environment)
+    assert number >= 4
+    assert said.count("base.safetensors: OK") == 2
+    assert said.count("small.safetensors: OK") == 3
+    status = next(line for line in said.splitlines() if line.endswith("\tbase.safetensors"))
+    assert status.startswith("metadata\t")
+
+
+def test_the_snippets_for_ci_are_yaml() -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "ci.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    github, gitlab = (yaml.safe_load(block) for block in blocks)
+    commands = [step.get("run", "") for step in github["jobs"]["test"]["steps"]]
+    assert any("git theta pull" in command for command in commands)
+    assert "git theta pull" in gitlab["test"]["before_script"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -14,10 +15,16 @@ if TYPE_CHECKING:
 
 _NOT_INSTALLED: Final = re.compile(r"'lfs' is not a git command|git-lfs: (command )?not found")
 _NO_REMOTE: Final = re.compile(r"missing protocol|no valid remotes|could not find any remote|unable to find any remote")
-_NOT_THERE: Final = re.compile(r"\b(404|410|422)\b|[Nn]ot [Ff]ound|does not exist")
-_NOT_ALLOWED: Final = re.compile(r"\b(401|403)\b|[Aa]uthentication required|credentials|Permission denied")
-_REASON: Final = re.compile(r"Error downloading [^\n]*?\([0-9a-f]{64}\): ([^\n]*)")
+_NOT_THERE: Final = re.compile(r"\b(404|410|422)\b|[Nn]ot [Ff]ound|does not exist|remote missing object")
+_NOT_ALLOWED: Final = re.compile(r"\b(401|403)\b|[Aa]uthentication required|[Cc]redentials|Permission denied")
+
+# git-lfs's line about an object: its name and id stand before the reason, and perhaps the id again.
+_REASON: Final = re.compile(r"Error downloading \S+ \([0-9a-f]{64}\): (?:error transferring \"[0-9a-f]{64}\": )?(.*)")
+_BROKE_DOWN: Final = re.compile(r"^((?:panic|fatal error): .*)", re.MULTILINE)
+_NOISE: Final = re.compile(r"Downloading |Errors logged to |Use `git lfs logs last`|goroutine \d|\s")
+
 _CREDENTIALS: Final = re.compile(r"://[^/@\s]+@")
+_QUERY: Final = re.compile(r"(://[^\s\"'?]+)\?[^\s\"']*")  # a signed URL: whoever has it needs no password
 
 
 class Failure(Frozen):
@@ -28,21 +35,32 @@ class Failure(Frozen):
     is_final: bool
 
 
-def failure(settings: Settings, said: str) -> Failure:
-    """Return what the words of git-lfs mean; "" is a failure without any."""
-    names = [_CREDENTIALS.sub("://***@", name) for name in remotes(settings)]
-    where = f" from {names[0]}" if names else ""
-    if _NOT_INSTALLED.search(said):
+def failure(settings: Settings, said: bytes, otherwise: str = "", remote: str | None = None) -> Failure:
+    """Return what the words of git-lfs mean; `otherwise` is what to tell where it did not say anything."""
+    text = said.decode("utf-8", "backslashreplace")
+    name = remote or next(remotes(settings), None)
+    where = f" from {_hidden(printable(os.fsencode(name)))}" if name else ""
+    if _NOT_INSTALLED.search(text):
         hint = "install git-lfs (https://git-lfs.com, or your system's packages) and run the command again"
-        return Failure(f"git-lfs, which would fetch it{where}, is not installed", hint, True)
-    lines = _REASON.findall(said) or [line for line in said.splitlines() if line.strip()] or [""]
-    said = _CREDENTIALS.sub("://***@", printable(lines[-1].strip().encode("utf-8", "surrogateescape")))
-    if _NO_REMOTE.search(said) or (not said and not names):
+        return Failure(f"git-lfs, which fetches objects{where}, is not installed", hint, True)
+    why = _last(text) or otherwise
+    if _NO_REMOTE.search(why) or not (why or where):
         hint = "add the remote that has it (git remote add), or copy it into lfs/objects from a clone that has it"
         return Failure("no remote is configured", hint, True)
-    message = f"git-lfs could not get it{where}: {said or 'it did not say why'}"
-    if _NOT_THERE.search(said):
+    message = f"git-lfs could not get it{where}: {why or 'it did not say why'}"
+    if _NOT_THERE.search(why):
         return Failure(message, "push it again from a clone that has it (git theta push --all)", True)
-    if _NOT_ALLOWED.search(said):
+    if _NOT_ALLOWED.search(why):
         return Failure(message, "look at the credentials for this remote, and run the command again", True)
     return Failure(message, "look at the network and the server, and run the command again", False)
+
+
+def _last(text: str) -> str:
+    """Return the last reason that git-lfs gave, without credentials."""
+    lines = [line for line in text.split("\n") if line and not _NOISE.match(line)]
+    reasons = _REASON.findall(text) or _BROKE_DOWN.findall(text) or lines or [""]
+    return _hidden(printable(reasons[-1].strip().encode("utf-8", "backslashreplace")))
+
+
+def _hidden(text: str) -> str:
+    return _QUERY.sub(r"\1?***", _CREDENTIALS.sub("://***@", text))

@@ -6,30 +6,33 @@ is settled as soon as each of them has come or was given up.
 
     asked for --> under way --> arrived
                      |  ^
-                     v  |  again after a pause, `theta.transferRetries` times
+                     v  |  again after a pause: `theta.transferRetries` rounds, counted anew whenever something came
                    failed --> given up
+
+A round is one conversation. What is asked for after git-lfs was told to send all it was asked for waits for the next.
 """
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections import deque
-from contextlib import contextmanager
-from time import monotonic
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from theta_daemon.errors import CorruptObject, MissingObject, ObjectError, ProtocolError, ThetaError
+from theta_daemon.errors import CorruptObject, MissingObject, ThetaError
+from theta_daemon.metadata.entries import ObjectRef
 from theta_daemon.progress import SILENT, meter
 from theta_daemon.trace import OFF
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from theta_daemon.metadata.entries import ObjectRef
     from theta_daemon.progress import Meter
     from theta_daemon.settings import Settings
     from theta_daemon.store.failure import Failure
-    from theta_daemon.store.lfs_process import Conversation
+    from theta_daemon.store.fetch_round import Round
     from theta_daemon.store.objects import ObjectStore
     from theta_daemon.trace import Trace
 
@@ -40,9 +43,9 @@ _LONGEST_PAUSE: Final = 30.0  # seconds
 class Batch:
     """What was asked for together."""
 
-    def __init__(self, left: Iterable[ObjectRef]) -> None:
+    def __init__(self, left: Iterable[ObjectRef], failed: Mapping[ObjectRef, ThetaError]) -> None:
         self._left = set(left)
-        self._failed: dict[ObjectRef, ThetaError] = {}
+        self._failed = dict(failed)
 
     @property
     def is_settled(self) -> bool:
@@ -55,15 +58,15 @@ class Batch:
         return self._failed
 
     def _settle(self, ref: ObjectRef, error: ThetaError | None) -> None:
-        self._left.discard(ref)
         if error is not None:
             self._failed[ref] = error
+        self._left.discard(ref)  # last: others look without the lock
 
 
 class Fetcher:
     """Fetches objects into `store`; nothing is started before the first is asked for. May be used from any thread.
 
-    `remote` is the name of a remote; None leaves the choice to git-lfs, which takes the one that the branch follows.
+    `remote` is a remote's name or URL; None leaves the choice to git-lfs, which takes the one that the branch follows.
     `meter` is told of what is asked for and of what has come. `is_abandoned` tells, within a second, that nobody waits.
     """
 
@@ -77,35 +80,42 @@ class Fetcher:
         is_abandoned: Callable[[], bool] = lambda: False,
     ) -> None:
         self.meter: Meter = SILENT
+        self._is_abandoned = is_abandoned
         self._settings = settings
         self._store = store
         self._trace = trace
         self._remote = remote
-        self._is_abandoned = is_abandoned
         self._changed = threading.Condition()
         self._under_way: dict[ObjectRef, list[Batch]] = {}
         self._unsent: deque[ObjectRef] = deque()
         self._waiters = 0
-        self._is_closed = False
+        self._over: str | None = None  # why nothing is fetched any more
         self._thread: threading.Thread | None = None
-        self._conversation: Conversation | None = None
+        self._current: Round | None = None
+        self._came = [0, 0]  # objects, bytes
 
     def want(self, refs: Iterable[ObjectRef]) -> Batch:
         """Ask for those of `refs` that are not here, in this order, and return at once."""
-        wanted = [ref for ref in dict.fromkeys(refs) if not self._store.contains(ref.oid, ref.size)]
-        batch = Batch(wanted)
+        wanted: list[ObjectRef] = []
+        failed: dict[ObjectRef, ThetaError] = {}
+        for ref in dict.fromkeys(refs):
+            try:
+                if not self._store.contains(ref.oid, ref.size):
+                    wanted.append(ref)
+            except ThetaError as error:  # what metadata names is no id
+                failed[ref] = error
+        batch = Batch(wanted, failed)
         with self._changed:
-            if self._is_closed:
-                for ref in wanted:
-                    batch._settle(ref, MissingObject(f"object {ref.oid} is missing, and nothing is fetched any more"))
-                return batch
             for ref in wanted:
+                if self._over is not None:
+                    batch._settle(ref, _missing(ref, self._over))
+                    continue
                 if ref not in self._under_way:
                     self._under_way[ref] = []
                     self._unsent.append(ref)
                     self.meter.expect(1, ref.size)
                 self._under_way[ref].append(batch)
-            if wanted and self._thread is None:
+            if self._unsent and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="theta-fetch", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
@@ -140,99 +150,80 @@ class Fetcher:
 
     def close(self) -> None:
         """Give up everything that is under way, at once."""
+        self._end("fetching was ended")
+        if self._thread is not None:
+            self._thread.join(1)
+
+    def _end(self, why: str) -> None:
         with self._changed:
-            self._is_closed = True
-            conversation, thread = self._conversation, self._thread
+            self._over = why
+            for ref in list(self._under_way):
+                self._settle(ref, _missing(ref, why))
+            self._unsent.clear()
+            current = self._current
             self._changed.notify_all()
-        if conversation is not None:
-            conversation.kill()
-        if thread is not None:
-            thread.join(2)
+        if current is not None:
+            current.kill()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._unsent or self._is_closed)
-                if self._is_closed:
-                    break
-            try:
-                self._fetch()
-            except ThetaError as error:
-                self._give_up(list(self._under_way), error)
-            except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, whatever it is
-                self._give_up(list(self._under_way), ObjectError(f"fetching failed: {error!r:.200}"))
-        self._give_up(list(self._under_way), ObjectError("fetching was given up"))
-
-    def _fetch(self) -> None:
-        """Fetch all that is asked for, as often as the settings say."""
-        from theta_daemon.store.failure import failure
-
-        again: list[ObjectRef] = []
-        for attempt in range(self._settings.transfer_retries + 1):
-            failed, said = self._round(again)
-            failed = [ref for ref in failed if not self._take(ref)]
-            if not failed:
-                return
-            if self._is_over():
-                raise ObjectError("fetching was given up")
-            why = failure(self._settings, said)
-            is_last = attempt == self._settings.transfer_retries
-            if is_last or (why.is_final and attempt):
-                self._give_up(failed, why)
-                return
-            if why.is_final:
-                # Of one of them this is known; the others may have failed for that or for another reason.
-                self._give_up(failed[:1], why)
-                failed = failed[1:]
-                if not failed:
-                    return
-            else:
-                self._pause(attempt)
-            again = failed
-
-    def _round(self, again: Iterable[ObjectRef]) -> tuple[list[ObjectRef], str]:
-        """Ask for objects, those of `again` first, take what comes; return what did not, and why the first did not."""
-        from theta_daemon.store.lfs_process import Conversation, Stalled  # and with it the protocol's client
-
-        asked: dict[str, ObjectRef] = {}
-        missing: list[ObjectRef] = []
-        todo = deque(again)
-        conversation = Conversation(self._settings, self._is_over, self._remote)
-        with self._changed:
-            self._conversation = conversation
         try:
-            conversation.open()
-            while (ref := todo.popleft() if todo else self._next_unsent()) is not None:
-                asked[ref.oid] = ref
-                if not conversation.ask(ref):
-                    del asked[ref.oid]
-                    if not self._take(ref):
-                        missing.append(ref)
-            while asked:
-                for oid in conversation.available():
-                    found = asked.pop(oid, None)
-                    if found is not None and not self._take(found):
-                        missing.append(found)
-            return missing, conversation.reason(missing[0]) if missing else ""
-        except (ProtocolError, OSError, ObjectError) as error:
-            left = [*missing, *asked.values(), *todo]
-            if not left:
-                left = self._unsent_now()
-            conversation.kill()
-            said = "" if isinstance(error, Stalled) else conversation.said()
-            return left, said or (error.message if isinstance(error, ThetaError) else str(error))
+            self._fetch_all()
+        except BaseException as error:  # noqa: BLE001 - nobody but those who wait could be told
+            self._end(f"fetching failed: {error!r:.200}")
+
+    def _fetch_all(self) -> None:
+        tries: dict[ObjectRef, int] = {}
+        again: list[ObjectRef] = []
+        while self._is_wanted(again):
+            started, (objects, size) = time.perf_counter(), self._came
+            failed = self._round(again)
+            self._trace.add("fetch objects", time.perf_counter() - started, self._came[1] - size)
+            if self._came[0] > objects:
+                tries.clear()
+            again = []
+            for ref, why in failed.items():
+                tries[ref] = tries.get(ref, 0) + 1
+                if why.is_final or tries[ref] > self._settings.transfer_retries:
+                    self._settle(ref, _missing(ref, why.message, why.hint))
+                else:
+                    again.append(ref)
+            if again:
+                self._pause(min(tries[ref] for ref in again))
+
+    def _is_wanted(self, again: Sequence[ObjectRef]) -> bool:
+        """Wait until there is something to fetch; false when nothing is to be fetched any more."""
+        if self._is_abandoned():
+            self._end("nobody waits for it any more")
+        with self._changed:
+            self._changed.wait_for(lambda: again or self._unsent or self._over is not None)
+            return self._over is None
+
+    def _round(self, again: Sequence[ObjectRef]) -> dict[ObjectRef, Failure]:
+        """Ask for objects, those of `again` first, and take what comes; return what did not."""
+        from theta_daemon.store.failure import Failure
+        from theta_daemon.store.fetch_round import Round  # and with it the protocol's client
+
+        with self._changed:  # so that `close` finds it
+            if self._over is not None:
+                return {}
+            try:
+                self._current = Round(self._settings, self._remote, self._is_abandoned, self._take)
+            except ThetaError as error:  # git cannot be run
+                why = Failure(error.message, error.hint or "", True)
+                return dict.fromkeys([*again, *self._unsent_now()], why)
+        try:
+            return self._current.run(again, iter(self._next_unsent, None), self._unsent_now)
         finally:
             with self._changed:
-                self._conversation = None
-            conversation.close()
+                self._current = None
 
     def _next_unsent(self) -> ObjectRef | None:
         """Wait for the next question; None when those that were asked shall be sent."""
         with self._changed:
-            while not self._unsent and not self._waiters and not self._is_closed:
+            while not self._unsent and not self._waiters and self._over is None:
                 if not self._changed.wait(_QUIET):
                     break
-            return self._unsent.popleft() if self._unsent and not self._is_closed else None
+            return self._unsent.popleft() if self._unsent else None
 
     def _unsent_now(self) -> list[ObjectRef]:
         with self._changed:
@@ -241,45 +232,58 @@ class Fetcher:
             return left
 
     def _take(self, ref: ObjectRef) -> bool:
-        """Verify an object and tell those who wait for it; return whether it has come, or is known to be damaged."""
+        """Verify an object and tell those who wait for it; return false where it has not come."""
         try:
-            with self._trace.stage("fetch objects", ref.size):
+            if not self._store.contains(ref.oid, ref.size):
+                self._clear_other_size(ref)
+                return False
+            with self._trace.stage("verify objects", ref.size):
                 self._store.take_in(ref)
         except MissingObject:
             return False
-        except CorruptObject as error:
-            if "is not whole" in error.message:
-                return False
-            self._settle([ref], error)
         except ThetaError as error:
-            self._settle([ref], error)
+            self._settle(ref, error)
         else:
+            self._came = [self._came[0] + 1, self._came[1] + ref.size]
             self.meter.advance(1, ref.size)
-            self._settle([ref], None)
+            self._settle(ref, None)
         return True
 
-    def _give_up(self, refs: Sequence[ObjectRef], why: ThetaError | Failure) -> None:
-        with self._changed:
-            self._unsent = deque(ref for ref in self._unsent if ref not in set(refs))
-        for ref in refs:
-            own = MissingObject(f"object {ref.oid} is missing and cannot be fetched: {why.message}", hint=why.hint)
-            self._settle([ref], own)
+    def _clear_other_size(self, ref: ObjectRef) -> None:
+        """Remove what has the object's name and is not whole: git-lfs would not fetch it.
 
-    def _settle(self, refs: Sequence[ObjectRef], error: ThetaError | None) -> None:
+        Raises CorruptObject where it is whole, and metadata is wrong about its size. git-lfs would delete it in either
+        case, and it may be the only copy.
+        """
+        path = self._store.lfs_objects / ref.oid[:2] / ref.oid[2:4] / ref.oid
+        try:
+            found = ObjectRef(ref.oid, os.stat(path).st_size)
+            self._store.verify(found, self._store.open(found), forgetting=True)
+        except CorruptObject:
+            with suppress(OSError):
+                path.unlink()
+            return
+        except (OSError, ThetaError):
+            return
+        raise CorruptObject(
+            f"object {ref.oid} has {found.size} bytes, and metadata says {ref.size}", hint="restore the metadata"
+        )
+
+    def _settle(self, ref: ObjectRef, error: ThetaError | None) -> None:
         with self._changed:
-            for ref in refs:
-                for batch in self._under_way.pop(ref, ()):
-                    batch._settle(ref, error)
+            for batch in self._under_way.pop(ref, ()):
+                batch._settle(ref, error)
             self._changed.notify_all()
 
-    def _is_over(self) -> bool:
-        return self._is_closed or self._is_abandoned()
-
-    def _pause(self, attempt: int) -> None:
+    def _pause(self, tries: int) -> None:
         from random import uniform
 
-        seconds = min(2.0**attempt, _LONGEST_PAUSE) * uniform(0.5, 1)  # noqa: S311 - so that not all come back at once
-        end = monotonic() + seconds
+        seconds = min(2.0 ** (tries - 1), _LONGEST_PAUSE) * uniform(0.5, 1)  # noqa: S311 - not all come back at once
+        end = time.monotonic() + seconds
         with self._changed:
-            while not self._is_over() and (left := end - monotonic()) > 0:
+            while self._over is None and not self._is_abandoned() and (left := end - time.monotonic()) > 0:
                 self._changed.wait(min(left, 1))
+
+
+def _missing(ref: ObjectRef, why: str, hint: str | None = None) -> MissingObject:
+    return MissingObject(f"object {ref.oid} ({ref.size} bytes) is missing and cannot be fetched: {why}", hint=hint)

@@ -4,21 +4,22 @@ Git LFS does everything that has to do with a remote: credentials, SSH, proxies,
 `.lfsconfig`. Asked for a file that may wait, it fetches the object of its pointer, a hundred together; what it lists
 as available then lies in its store, and we take it from there: its content never comes through the pipe.
 
-An object that cannot be had is listed too, at the very end. Asked for such a one again, git-lfs tries once more, says
-why it failed on its standard error, and ends.
+An object that cannot be had is listed too. Asked for it again, git-lfs tries once more, says on its standard error why
+it failed, and answers with the pointer (`lfs.skipdownloaderrors`; without that it would end at the first).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import select
-import tempfile
 import time
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Final, cast
 
 from theta_daemon import gitcmd
 from theta_daemon.errors import ObjectError, ProtocolError
+from theta_daemon.store import process_tree
 from theta_daemon.wire.client import FilterClient
 from theta_daemon.wire.events import (
     NEED_DATA,
@@ -39,22 +40,27 @@ if TYPE_CHECKING:
     from theta_daemon.settings import Settings
     from theta_daemon.wire.events import ClientEvent
 
-# Objects of one group are small, and each costs a round trip: more of them at once than git-lfs's own 8.
-_TRANSFERS: Final = ("lfs.concurrenttransfers", "32")
-
-# With any of these git-lfs answers with the pointer instead of the object, and calls that success. And its hooks are
-# none of our business.
-_OVERRIDES: Final = (
+# With filters of its own it would answer with pointers and fetch nothing. And its hooks are none of our business.
+_ALWAYS: Final = (
     ("lfs.fetchinclude", ""),
     ("lfs.fetchexclude", ""),
-    ("lfs.skipdownloaderrors", "false"),
+    ("lfs.skipdownloaderrors", "true"),
     ("core.hooksPath", os.devnull),
 )
-_NOT_FOR_GIT_LFS: Final = ("GIT_LFS_SKIP_SMUDGE", "GIT_LFS_SKIP_DOWNLOAD_ERRORS", "GIT_LFS_PROGRESS")
+# Unless the user says otherwise. Objects of one group are small, and each costs a round trip: more of them at once
+# than git-lfs's own 8. And we try again too: its own 8 times, up to 10 seconds apart, for each of our attempts would
+# make minutes of a failure.
+_DEFAULTS: Final = {"lfs.concurrenttransfers": "32", "lfs.transfer.maxretries": "3"}
 
-_MOST_SAID: Final = 1 << 16
+_NOT_FOR_GIT_LFS: Final = ("GIT_LFS_SKIP_SMUDGE", "GIT_LFS_SKIP_DOWNLOAD_ERRORS", "GIT_LFS_PROGRESS")
+_REMOTE: Final = "THETA_DAEMON_REMOTE"
+_BRANCH: Final = re.compile(rb"refs/heads/(.+)\n")
+
+_POINTER: Final = b"version https://git-lfs.github.com/spec/v1\noid sha256:%b\nsize %d\n"
+_TAIL: Final = 1 << 16  # bytes kept of what it says on standard error
 _LOOK: Final = 1.0  # seconds between two looks whether bytes arrive
 _GRACE: Final = 0.5  # seconds that it has to end by itself
+_REPEATS: Final = 100  # lists without a new name, after which we stop asking
 
 
 class Stalled(ObjectError):
@@ -62,45 +68,44 @@ class Stalled(ObjectError):
 
 
 class Conversation:
-    """One child; used by one thread, but for `kill`. Every method raises ProtocolError where it does not do its part,
-    and Stalled."""
+    """One child. Used by one thread, but for `kill`.
 
-    def __init__(self, settings: Settings, is_over: Callable[[], bool], remote: str | None) -> None:
+    Every method raises ProtocolError where git-lfs does not do its part, and Stalled where it does nothing.
+    """
+
+    def __init__(self, settings: Settings, remote: str | None, is_abandoned: Callable[[], bool]) -> None:
+        """Start the child. Raises RepositoryError when git cannot be run."""
         self._settings = settings
-        self._is_over = is_over
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
+        self._is_abandoned = is_abandoned
         environment = {key: text for key, text in settings.child_environment.items() if key not in _NOT_FOR_GIT_LFS}
-        configuration = list(_OVERRIDES)
-        if not _is_configured(settings, _TRANSFERS[0]):
-            configuration.append(_TRANSFERS)
+        options = _options(settings)
         if remote is not None:
-            configuration.append(("remote.lfsdefault", remote))
-        options = [part for key, text in configuration for part in ("-c", f"{key}={text}")]
-        try:
-            self._child = gitcmd.start(
-                [*options, "lfs", "filter-process"],
-                environment,
-                settings.directory,
-                stdin=gitcmd.PIPE,
-                stderr=self._said,
-            )
-        except BaseException:
-            self._said.close()
-            raise
+            environment[_REMOTE] = remote
+            options += _only_remote(settings)
+        self._child = gitcmd.start(
+            [*options, "lfs", "filter-process"], environment, settings.directory, stdin=gitcmd.PIPE
+        )
+        self._stdin, self._stdout, self._stderr = (
+            cast("IO[bytes]", stream).fileno() for stream in (self._child.stdin, self._child.stdout, self._child.stderr)
+        )
+        os.set_blocking(self._stderr, False)
+        self._poll = select.poll()
+        self._poll.register(self._stdout, select.POLLIN)
+        self._poll.register(self._stderr, select.POLLIN)
         self._client = FilterClient(("clean", "smudge", "delay"))  # git-lfs insists on clean
-        self._is_open = False
+        self._is_over = False
+        self._tail = bytearray()
 
     def open(self) -> None:
         """Shake hands."""
         self._next()
         if not self._client.agreed >= {"smudge", "delay"}:
-            raise ProtocolError("git-lfs cannot fetch several objects at once", hint="use git-lfs 2.3 or newer")
+            raise ProtocolError("it cannot fetch several objects at once", hint="use git-lfs 2.4 or newer")
 
-    def ask(self, ref: ObjectRef) -> bool:
-        """Ask for an object; return whether it is on its way. Else git-lfs says that it has it already."""
-        pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%b\nsize %d\n"
-        self._client.send(Request("smudge", ref.oid.encode("ascii"), can_delay=True))
-        self._client.send(Content(pointer % (ref.oid.encode("ascii"), ref.size)))
+    def ask(self, name: str, ref: ObjectRef) -> bool:
+        """Ask for an object by a name of ours; return whether it will be listed. Else it has come, or will not."""
+        self._client.send(Request("smudge", name.encode("ascii"), can_delay=True))
+        self._client.send(Content(_POINTER % (ref.oid.encode("ascii"), ref.size)))
         self._client.send(ContentEnd())
         answer = self._next()
         if isinstance(answer, Status) and answer.outcome is Outcome.DELAYED:
@@ -108,36 +113,50 @@ class Conversation:
         self._drain(answer)
         return False
 
-    def available(self) -> list[str]:
-        """Wait until objects are there, or are known not to come; return the ids of those not named before, and more.
+    def available(self, unlisted: set[str]) -> list[str]:
+        """Wait until objects are there, or known not to come; take their names out of `unlisted` and return them.
 
-        Must not be called again when all were named.
+        `unlisted`, not empty, are all that were asked for and not listed yet: asked when there are none, git-lfs 3.3
+        breaks down. After the first time nothing more can be asked for.
         """
-        self._client.send(ListAvailable())
-        answer = self._next()
-        if not isinstance(answer, Available):
-            raise ProtocolError("git-lfs does not say which objects are available")
-        if not answer.paths:
-            raise ProtocolError("git-lfs forgot objects that it was asked for")
-        return [path.decode("ascii", "replace") for path in answer.paths]
+        for _ in range(_REPEATS):
+            self._client.send(ListAvailable())
+            answer = self._next()
+            if not isinstance(answer, Available) or not answer.paths:
+                break
+            named = dict.fromkeys(path.decode("ascii", "replace") for path in answer.paths)
+            new = [name for name in named if name in unlisted]
+            if new:
+                unlisted.difference_update(new)
+                return new
+        raise ProtocolError("it forgot objects that it was asked for")
 
-    def reason(self, ref: ObjectRef) -> str:
-        """Return why an object, named as available and not there, did not come; it may come now. The last question."""
-        with suppress(ProtocolError):
-            self._client.send(Request("smudge", ref.oid.encode("ascii")))
-            self._client.send(ContentEnd())
-            self._drain(self._next())
+    def reason(self, name: str) -> bytes:
+        """Return what git-lfs says of an object that was listed and is not there; it may come now."""
+        self.said()
+        self._tail.clear()
+        self._client.send(Request("smudge", name.encode("ascii")))
+        self._client.send(ContentEnd())
+        self._drain(self._next())
         return self.said()
 
-    def said(self) -> str:
-        """End the child, and return what it said to people: lines, the last ones of many."""
-        self.end()
-        self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(self._said.tell() - _MOST_SAID, 0))
-        return self._said.read().decode("utf-8", "backslashreplace")
+    def said(self) -> bytes:
+        """Return the end of what git-lfs said on standard error; never waits."""
+        with suppress(BlockingIOError):  # nothing more so far
+            while said := os.read(self._stderr, _TAIL):
+                self._tail += said
+                del self._tail[:-_TAIL]
+            with suppress(KeyError):
+                self._poll.unregister(self._stderr)
+        return bytes(self._tail)
 
-    def end(self) -> None:
-        """End the child; it may be asked nothing any more."""
+    def kill(self) -> None:
+        """End the child whatever it does, from any thread; whoever waits for an answer gets a ProtocolError."""
+        self._is_over = True
+        process_tree.end(self._child, _GRACE)
+
+    def close(self) -> None:
+        """End the child, by itself where it can. Nothing may be called afterwards, but for `kill`."""
         with suppress(OSError):
             cast("IO[bytes]", self._child.stdin).close()
         try:
@@ -147,72 +166,90 @@ class Conversation:
         with suppress(OSError), self._child:
             pass
 
-    def close(self) -> None:
-        """End the child and forget what it said."""
-        self.end()
-        self._said.close()
-
-    def kill(self) -> None:
-        """End the child whatever it does, from any thread."""
-        with suppress(OSError):
-            self._child.terminate()  # git ends git-lfs then; killed, it could not
-        try:
-            self._child.wait(_GRACE)
-        except gitcmd.TimeoutExpired:
-            with suppress(OSError):
-                self._child.kill()
-
     def _drain(self, answer: ClientEvent) -> None:
         """Read the rest of an answer."""
-        if not isinstance(answer, Status) or answer.outcome is not Outcome.SUCCESS:
-            return
-        while not isinstance(self._next(), FinalStatus):
-            pass
+        if not isinstance(answer, Status):
+            raise ProtocolError("it answers something else than it was asked")
+        if answer.outcome is Outcome.ABORT:
+            raise ProtocolError("it refuses to fetch anything more")
+        if answer.outcome is Outcome.SUCCESS:
+            while not isinstance(self._next(), FinalStatus):
+                pass
 
     def _next(self) -> ClientEvent:
+        stall = _Stall(self._settings)
         while (event := self._client.next_event()) is NEED_DATA:
             try:
                 self._write()
-                self._client.receive_data(self._read())
+                self._client.receive_data(self._read(stall))
             except OSError as error:
-                raise ProtocolError(f"git-lfs cannot be reached: {error.strerror}") from error
+                raise ProtocolError(f"it cannot be reached: {error.strerror}") from error
         return event
 
     def _write(self) -> None:
-        stdin = cast("IO[bytes]", self._child.stdin)
-        for piece in self._client.data_to_send():
-            stdin.write(piece)
-        stdin.flush()
+        # A few hundred bytes, and the next only after an answer: they always fit into the pipe.
+        data = memoryview(b"".join(self._client.data_to_send()))
+        while data:
+            data = data[os.write(self._stdin, data) :]
 
-    def _read(self) -> bytes:
-        descriptor = cast("IO[bytes]", self._child.stdout).fileno()
-        waiting = select.poll()
-        waiting.register(descriptor, select.POLLIN)
-        moved, progress = time.monotonic(), -1
-        while not waiting.poll(_LOOK * 1000):
-            if self._is_over():
+    def _read(self, stall: _Stall) -> bytes:
+        while True:
+            ready = [descriptor for descriptor, _ in self._poll.poll(_LOOK * 1000)]
+            if self._is_over or (not ready and self._is_abandoned()):
                 raise ProtocolError("the transfer was given up")
-            if (now := self._progress()) != progress:
-                moved, progress = time.monotonic(), now
-            elif time.monotonic() - moved > self._settings.transfer_timeout:
-                raise Stalled(
-                    f"no byte has come for {self._settings.transfer_timeout} seconds",
-                    hint="look at the network and the server; theta.transferTimeout says how long to wait",
-                )
-        return os.read(descriptor, 1 << 16)
+            if self._stderr in ready:
+                self.said()
+            if self._stdout in ready:
+                return os.read(self._stdout, 1 << 16)
+            stall.look()
 
-    def _progress(self) -> int:
-        """Return a number that changes while objects arrive."""
-        total = 0
+
+class _Stall:
+    """A clock that begins anew whenever more bytes lie in Git LFS's store than before.
+
+    More than ever, because git-lfs by itself begins a download that has stalled again, with an empty file.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._moved = self._looked = time.monotonic()
+        self._most = 0
+
+    def look(self) -> None:
+        """Raise Stalled when nothing has come for too long."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK / 2:  # it said something on standard error, and may do so often
+            return
+        self._looked = now
+        size = self._partial()
+        if size > self._most:
+            self._moved, self._most = now, size
+        elif now - self._moved > self._settings.transfer_timeout:
+            raise Stalled(f"nothing has come for {self._settings.transfer_timeout} seconds (theta.transferTimeout)")
+
+    def _partial(self) -> int:
+        """Return the bytes of all files that are not whole yet."""
+        size = 0
         for name in ("incomplete", "tmp"):
             with suppress(OSError), os.scandir(self._settings.lfs_storage / name) as entries:
                 for entry in entries:
                     with suppress(OSError):
-                        total += entry.stat(follow_symlinks=False).st_size
-        return total
+                        size += entry.stat(follow_symlinks=False).st_size
+        return size
 
 
-def _is_configured(settings: Settings, key: str) -> bool:
-    arguments = ["config", "--get", key]
-    code, _, _ = gitcmd.collect(gitcmd.start(arguments, settings.child_environment, settings.directory))
-    return code == 0
+def _options(settings: Settings) -> list[str]:
+    arguments = ["config", "--name-only", "--get-regexp", "^lfs\\."]
+    _, out, _ = gitcmd.collect(gitcmd.start(arguments, settings.child_environment, settings.directory))
+    configured = set(os.fsdecode(out).split("\n"))
+    values = [*_ALWAYS, *((key, text) for key, text in _DEFAULTS.items() if key not in configured)]
+    return [part for key, text in values for part in ("-c", f"{key}={text}")]
+
+
+def _only_remote(settings: Settings) -> list[str]:
+    """Return options that make git-lfs take the remote of a variable, whatever the branch follows."""
+    arguments = ["symbolic-ref", "--quiet", "HEAD"]
+    _, head, _ = gitcmd.collect(gitcmd.start(arguments, settings.child_environment, settings.directory))
+    branch = _BRANCH.fullmatch(head)
+    keys = ["remote.lfsdefault", *([f"branch.{os.fsdecode(branch[1])}.remote"] if branch else [])]
+    return [f"--config-env={key}={_REMOTE}" for key in keys]

@@ -1,0 +1,115 @@
+"""One round of fetching: ask git-lfs for objects, take what comes, and tell what did not, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from theta_daemon.errors import ThetaError
+from theta_daemon.store.failure import Failure, failure
+from theta_daemon.store.lfs_process import Conversation, Stalled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from theta_daemon.metadata.entries import ObjectRef
+    from theta_daemon.settings import Settings
+
+_SAMPLES: Final = 8  # objects that git-lfs is asked about, why they did not come
+
+
+class Round:
+    """One conversation, and what is known of each object that was asked for.
+
+    `take` verifies an object, and returns false where it is not there. Raises RepositoryError when git cannot be run.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        remote: str | None,
+        is_abandoned: Callable[[], bool],
+        take: Callable[[ObjectRef], bool],
+    ) -> None:
+        self._settings = settings
+        self._remote = remote
+        self._take = take
+        self._left: dict[str, ObjectRef] = {}
+        self._refused: dict[ObjectRef, Failure] = {}
+        self._talk = Conversation(settings, remote, is_abandoned)
+
+    def kill(self) -> None:
+        """Break off, from any thread."""
+        self._talk.kill()
+
+    def run(
+        self, again: Sequence[ObjectRef], new: Iterable[ObjectRef], unasked: Callable[[], Iterable[ObjectRef]]
+    ) -> dict[ObjectRef, Failure]:
+        """Ask for the objects of `again`, then for `new` ones; return those that did not come.
+
+        `unasked` takes those that are left where git-lfs is no good: they have failed too.
+        """
+        self._left = {_name(ref): ref for ref in again}
+        said = b""
+        try:
+            self._talk.open()
+            self._ask(again, new)
+            return self._refused | self._reasons(set(again))
+        except (ThetaError, OSError) as error:
+            if not isinstance(error, Stalled):  # what it said before that has nothing to do with it
+                said = self._talk.said()
+            why = self._failure(said, error.message if isinstance(error, ThetaError) else str(error))
+            self._left |= {_name(ref): ref for ref in unasked()}
+            return self._refused | {ref: why for ref in self._left.values() if not self._take(ref)}
+        finally:
+            self._talk.close()
+
+    def _ask(self, again: Iterable[ObjectRef], new: Iterable[ObjectRef]) -> None:
+        """Ask for objects and take them; what is left then has not come."""
+        unlisted: set[str] = set()
+        for refs in (again, new):
+            for ref in refs:
+                name = _name(ref)
+                self._left[name] = ref
+                if self._take(ref):
+                    del self._left[name]
+                elif self._talk.ask(name, ref):
+                    unlisted.add(name)
+                else:
+                    del self._left[name]
+                    if not self._take(ref):
+                        self._refused[ref] = self._refusal()
+        while unlisted:
+            for name in self._talk.available(unlisted):
+                if self._take(self._left[name]):
+                    del self._left[name]
+
+    def _refusal(self) -> Failure:
+        said = self._talk.said()
+        why = self._failure(said, "it answers without having fetched it")
+        return why if said else why.replace(is_final=True)
+
+    def _reasons(self, again: set[ObjectRef]) -> dict[ObjectRef, Failure]:
+        """Ask why objects did not come: of some, and of no more once a reason is one that may pass.
+
+        What is said of those holds for the others too; but that to try again is of no use, only for objects that were
+        asked for `again` already.
+        """
+        reasons: dict[ObjectRef, Failure] = {}
+        why: Failure | None = None
+        for name, ref in self._left.items():
+            if why is None or (why.is_final and len(reasons) < _SAMPLES):
+                said = self._talk.reason(name)
+                if self._take(ref):
+                    continue
+                reasons[ref] = why = self._failure(said)
+            else:
+                reasons[ref] = why.replace(is_final=why.is_final and ref in again)
+        return reasons
+
+    def _failure(self, said: bytes, otherwise: str = "") -> Failure:
+        return failure(self._settings, said, otherwise, self._remote)
+
+
+def _name(ref: ObjectRef) -> str:
+    # Metadata that lies may name one object with two sizes.
+    return f"{ref.oid}.{ref.size}"
