@@ -13,6 +13,7 @@ forgets       never lists anything
 repeats       lists, again and again, something that nobody asked for
 talks         as `serves`, and says more on standard error than a pipe holds
 half          fetches half of each object
+eager         fetches each object as it is asked for, and takes no third question before there is a file `go`
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def main(how: str, source: Path) -> None:
             continue
         content = b"".join(read_lines() or [])
         name = next(line for line in header if line.startswith(b"pathname=")).removeprefix(b"pathname=").rstrip(b"\n")
-        answer(how, name, content, delayed)
+        answer(how, name, content, delayed, source)
 
 
 def write_names(*names: bytes) -> None:
@@ -115,7 +116,7 @@ def write_names(*names: bytes) -> None:
     write(b"status=success")
 
 
-def answer(how: str, name: bytes, content: bytes, delayed: dict[bytes, bytes]) -> None:
+def answer(how: str, name: bytes, content: bytes, delayed: dict[bytes, bytes], source: Path) -> None:
     match how:
         case "crashes":
             sys.exit("panic: all is lost\n\ngoroutine 1 [running]:\nmain.main()")
@@ -134,6 +135,10 @@ def answer(how: str, name: bytes, content: bytes, delayed: dict[bytes, bytes]) -
             if how == "talks":
                 sys.stderr.write("warning: so much to say\n" * 10_000)
                 sys.stderr.flush()
+            if how == "eager":
+                put(content, source)
+                while len(delayed) == 2 and not (source / "go").exists():
+                    time.sleep(0.01)
             delayed[name] = content
             write(b"status=delayed")
 

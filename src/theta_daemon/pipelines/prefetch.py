@@ -35,7 +35,7 @@ class Prefetch:
             return
         self._trees.add(treeish)
         try:
-            self._services.fetcher.want(self._missing(treeish))
+            self._services.fetcher.want(self._missing(treeish), hashed=False)  # smudge verifies what it builds of them
         except ThetaError as error:
             self._services.trace.event("prefetch failed", error=str(error))
 

@@ -129,7 +129,7 @@ def want(services: Services, lacking: Lacking, asked: set[ObjectRef]) -> Batch:
         oid = next(iter(lacking.objects)).oid
         raise MissingObject(f"object {oid} was fetched and is missing again", hint="run the command again")
     asked.update(new)
-    return services.fetcher.want(new)
+    return services.fetcher.want(new, hashed=False)  # whatever is built of them is verified: see value.py
 
 
 def require(lacking: Lacking, batch: Batch) -> None:

@@ -87,6 +87,7 @@ class Fetcher:
         self._remote = remote
         self._changed = threading.Condition()
         self._under_way: dict[ObjectRef, list[Batch]] = {}
+        self._hashed: set[ObjectRef] = set()  # of those under way
         self._unsent: deque[ObjectRef] = deque()
         self._waiters = 0
         self._over: str | None = None  # why nothing is fetched any more
@@ -94,8 +95,12 @@ class Fetcher:
         self._current: Round | None = None
         self._came = [0, 0]  # objects, bytes
 
-    def want(self, refs: Iterable[ObjectRef]) -> Batch:
-        """Ask for those of `refs` that are not here, in this order, and return at once."""
+    def want(self, refs: Iterable[ObjectRef], *, hashed: bool = True) -> Batch:
+        """Ask for those of `refs` that are not here, in this order, and return at once.
+
+        `hashed` is false for those who verify whatever they read of an object: git-lfs has compared the SHA-256 of what
+        came, and to do that once more here would cost a clone a sixth of its time.
+        """
         wanted: list[ObjectRef] = []
         failed: dict[ObjectRef, ThetaError] = {}
         for ref in dict.fromkeys(refs):
@@ -115,6 +120,8 @@ class Fetcher:
                     self._unsent.append(ref)
                     self.meter.expect(1, ref.size)
                 self._under_way[ref].append(batch)
+                if hashed:
+                    self._hashed.add(ref)
             if self._unsent and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="theta-fetch", daemon=True)
                 self._thread.start()
@@ -207,7 +214,7 @@ class Fetcher:
             if self._over is not None:
                 return {}
             try:
-                self._current = Round(self._settings, self._remote, self._is_abandoned, self._take)
+                self._current = Round(self._settings, self._remote, self._is_abandoned, self._is_here, self._take)
             except ThetaError as error:  # git cannot be run
                 why = Failure(error.message, error.hint or "", True)
                 return dict.fromkeys([*again, *self._unsent_now()], why)
@@ -231,14 +238,17 @@ class Fetcher:
             self._unsent.clear()
             return left
 
+    def _is_here(self, ref: ObjectRef) -> bool:
+        return self._store.contains(ref.oid, ref.size)
+
     def _take(self, ref: ObjectRef) -> bool:
         """Verify an object and tell those who wait for it; return false where it has not come."""
         try:
-            if not self._store.contains(ref.oid, ref.size):
+            if not self._is_here(ref):
                 self._clear_other_size(ref)
                 return False
-            with self._trace.stage("verify objects", ref.size):
-                self._store.take_in(ref)
+            with self._trace.stage("take in objects", ref.size):
+                self._store.take_in(ref, hashed=ref in self._hashed)
         except MissingObject:
             return False
         except ThetaError as error:
@@ -273,6 +283,7 @@ class Fetcher:
         with self._changed:
             for batch in self._under_way.pop(ref, ()):
                 batch._settle(ref, error)
+            self._hashed.discard(ref)
             self._changed.notify_all()
 
     def _pause(self, tries: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from theta_daemon.errors import ThetaError
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
     from theta_daemon.metadata.entries import ObjectRef
     from theta_daemon.settings import Settings
 
+_LOOK: Final = 0.05  # seconds between two looks whether objects have come
 _SAMPLES: Final = 8  # objects that git-lfs is asked about, why they did not come
 
 
 class Round:
     """One conversation, and what is known of each object that was asked for.
 
-    `take` verifies an object, and returns false where it is not there. Raises RepositoryError when git cannot be run.
+    `is_here` tells whether an object is there; `take` verifies it too, and returns false where it is not there. Raises
+    RepositoryError when git cannot be run.
     """
 
     def __init__(
@@ -28,14 +31,18 @@ class Round:
         settings: Settings,
         remote: str | None,
         is_abandoned: Callable[[], bool],
+        is_here: Callable[[ObjectRef], bool],
         take: Callable[[ObjectRef], bool],
     ) -> None:
         self._settings = settings
         self._remote = remote
+        self._is_here = is_here
         self._take = take
         self._left: dict[str, ObjectRef] = {}
         self._refused: dict[ObjectRef, Failure] = {}
-        self._talk = Conversation(settings, remote, is_abandoned)
+        self._unlisted: set[str] = set()
+        self._looked = monotonic()
+        self._talk = Conversation(settings, remote, is_abandoned, self._look)
 
     def kill(self) -> None:
         """Break off, from any thread."""
@@ -65,7 +72,6 @@ class Round:
 
     def _ask(self, again: Iterable[ObjectRef], new: Iterable[ObjectRef]) -> None:
         """Ask for objects and take them; what is left then has not come."""
-        unlisted: set[str] = set()
         for refs in (again, new):
             for ref in refs:
                 name = _name(ref)
@@ -73,15 +79,29 @@ class Round:
                 if self._take(ref):
                     del self._left[name]
                 elif self._talk.ask(name, ref):
-                    unlisted.add(name)
+                    self._unlisted.add(name)
                 else:
                     del self._left[name]
                     if not self._take(ref):
                         self._refused[ref] = self._refusal()
-        while unlisted:
-            for name in self._talk.available(unlisted):
-                if self._take(self._left[name]):
+                if monotonic() - self._looked > _LOOK:
+                    self._look()
+        self._look()
+        while self._unlisted:
+            for name in self._talk.available(self._unlisted):
+                if name in self._left and self._take(self._left[name]):
                     del self._left[name]
+
+    def _look(self) -> None:
+        """Take what has come and was not listed yet.
+
+        git-lfs lists nothing before it was asked for all, and does not let itself be asked for all before most of them
+        are here. It gives an object its name when it is whole.
+        """
+        for name in self._unlisted & self._left.keys():
+            if self._is_here(self._left[name]) and self._take(self._left[name]):
+                del self._left[name]
+        self._looked = monotonic()
 
     def _refusal(self) -> Failure:
         said = self._talk.said()

@@ -59,6 +59,7 @@ _BRANCH: Final = re.compile(rb"refs/heads/(.+)\n")
 _POINTER: Final = b"version https://git-lfs.github.com/spec/v1\noid sha256:%b\nsize %d\n"
 _TAIL: Final = 1 << 16  # bytes kept of what it says on standard error
 _LOOK: Final = 1.0  # seconds between two looks whether bytes arrive
+_TICK: Final = 0.05  # seconds of waiting, after which others get their turn
 _GRACE: Final = 0.5  # seconds that it has to end by itself
 _REPEATS: Final = 100  # lists without a new name, after which we stop asking
 
@@ -73,10 +74,16 @@ class Conversation:
     Every method raises ProtocolError where git-lfs does not do its part, and Stalled where it does nothing.
     """
 
-    def __init__(self, settings: Settings, remote: str | None, is_abandoned: Callable[[], bool]) -> None:
-        """Start the child. Raises RepositoryError when git cannot be run."""
+    def __init__(
+        self, settings: Settings, remote: str | None, is_abandoned: Callable[[], bool], idle: Callable[[], None]
+    ) -> None:
+        """Start the child; `idle` is called again and again while it is waited for.
+
+        Raises RepositoryError when git cannot be run.
+        """
         self._settings = settings
         self._is_abandoned = is_abandoned
+        self._idle = idle
         environment = {key: text for key, text in settings.child_environment.items() if key not in _NOT_FOR_GIT_LFS}
         options = _options(settings)
         if remote is not None:
@@ -103,7 +110,10 @@ class Conversation:
             raise ProtocolError("it cannot fetch several objects at once", hint="use git-lfs 2.4 or newer")
 
     def ask(self, name: str, ref: ObjectRef) -> bool:
-        """Ask for an object by a name of ours; return whether it will be listed. Else it has come, or will not."""
+        """Ask for an object by a name of ours; return whether it will be listed. Else it has come, or will not.
+
+        May wait for most of what was asked for before: git-lfs fetches a hundred, and then the next.
+        """
         self._client.send(Request("smudge", name.encode("ascii"), can_delay=True))
         self._client.send(Content(_POINTER % (ref.oid.encode("ascii"), ref.size)))
         self._client.send(ContentEnd())
@@ -194,7 +204,9 @@ class Conversation:
 
     def _read(self, stall: _Stall) -> bytes:
         while True:
-            ready = [descriptor for descriptor, _ in self._poll.poll(_LOOK * 1000)]
+            ready = [descriptor for descriptor, _ in self._poll.poll(_TICK * 1000)]
+            if not ready:
+                self._idle()
             if self._is_over or (not ready and self._is_abandoned()):
                 raise ProtocolError("the transfer was given up")
             if self._stderr in ready:

@@ -2,7 +2,7 @@
 
     <lfs.storage>/objects/ab/cd/<abcd...>     read and written by Git LFS too
     <common dir>/theta/objects/ab/cd/<...>    ours: a second name (hard link) of each
-    <alternate>/objects/ab/cd/<...>           other repositories' stores: read alone
+    <lender>/lfs/objects, .../theta/objects   those of repositories that this one borrows from: only read
 
 `git lfs prune` deletes from its store whatever no pointer file names, pushed or not, and that is every object of
 ours. So an object is written into our store first and then given its name in Git LFS's: at no moment can a prune take
@@ -176,20 +176,23 @@ class ObjectStore:
                 return True
         return False
 
-    def take_in(self, ref: ObjectRef) -> None:
+    def take_in(self, ref: ObjectRef, *, hashed: bool = True) -> None:
         """Take an object that Git LFS has just put into its store: verify it whole, and give it its name in ours.
 
-        No more than a window of it is in memory at a time. Raises MissingObject, CorruptObject, RepositoryError; an
-        object that is not what its name says stays out of our store, and leaves Git LFS's.
+        Where it is not `hashed` only its size is verified. No more than a window of it is in memory at a time. Raises
+        MissingObject, CorruptObject, RepositoryError; an object that is not what its name says stays out of our store,
+        and leaves Git LFS's.
         """
         name = _name(ref.oid)
-        view = self.open(ref)
-        try:
-            self.verify(ref, view, forgetting=True)
-        except CorruptObject:
-            with suppress(OSError):
-                os.unlink(self._lfs + name)
-            raise
+        if hashed:
+            try:
+                self.verify(ref, self.open(ref), forgetting=True)
+            except CorruptObject:
+                with suppress(OSError):
+                    os.unlink(self._lfs + name)
+                raise
+        elif not self.contains(ref.oid, ref.size):
+            raise MissingObject(f"object {ref.oid} ({ref.size} bytes) is missing")
         if _size(self._theta + name) == ref.size or _size(self._lfs + name) != ref.size:
             return
         try:

@@ -169,3 +169,23 @@ def test_a_bare_repository_fetches(clone: Callable[..., Repository], tmp_path: P
     made.git("archive", "--output", str(tmp_path / "archive.tar"), "HEAD")
     shutil.unpack_archive(tmp_path / "archive.tar", tmp_path / "unpacked")
     assert (tmp_path / "unpacked" / "model-3.safetensors").read_bytes() == FILES["model-3.safetensors"]
+
+
+def test_an_object_that_is_damaged_on_the_remote_gives_no_wrong_byte(
+    source: Repository, clone: Callable[..., Repository]
+) -> None:
+    made = clone("--no-checkout")
+    objects = sorted(
+        (source.path.parent / "server" / "lfs" / "objects").glob("??/??/*"), key=lambda path: path.stat().st_size
+    )
+    good = objects[-1].read_bytes()
+    objects[-1].chmod(0o644)
+    objects[-1].write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    made.git("config", "theta.transferRetries", "0")
+    assert objects[-1].name in made.git_fails("checkout", "--force", "HEAD")
+    found = {name: made.read(name) for name in FILES if (made.path / name).exists()}
+    assert len(found) < len(FILES)
+    assert all(FILES[name] == data for name, data in found.items())
+    objects[-1].write_bytes(good)
+    made.git("checkout", "--force", "HEAD")
+    assert contents(made) == FILES

@@ -172,6 +172,19 @@ def test_what_is_asked_for_later_comes_too(make: Make, source: Path) -> None:
     assert rounds(source) == len(REFS)
 
 
+def test_what_comes_before_all_was_asked_for_is_there(make: Make, source: Path) -> None:
+    """git-lfs takes no more questions while it fetches what it was asked for."""
+    fetcher = make("eager")
+    first, second = fetcher.want(REFS[:2]), fetcher.want(REFS[2:])
+    settle(fetcher, first)
+    assert not first.failed
+    assert not second.is_settled
+    (source / "go").touch()
+    settle(fetcher, second)
+    assert not second.failed
+    assert rounds(source) == 1
+
+
 def test_without_anybody_who_waits_it_begins(make: Make) -> None:
     fetcher = make("serves")
     batch = fetcher.want(REFS)
@@ -271,6 +284,17 @@ def test_an_object_that_is_damaged_is_not_taken(make: Make, source: Path) -> Non
     assert not fetcher._store.contains(REFS[0].oid, REFS[0].size)
 
 
+def test_an_object_that_others_verify_is_not_hashed(make: Make, source: Path) -> None:
+    """Unless somebody else asks for it too, who does not."""
+    for ref in REFS[:2]:
+        (source / ref.oid).write_bytes(b"x" * ref.size)
+    fetcher = make("serves")
+    batches = [fetcher.want(REFS[:2], hashed=False), fetcher.want(REFS[1:2])]
+    settle(fetcher, *batches)
+    assert set(batches[0].failed) == set(batches[1].failed) == {REFS[1]}
+    assert fetcher._store.contains(REFS[0].oid, REFS[0].size)
+
+
 @pytest.mark.parametrize("how", ["stalls", "stubborn", "closes"])
 def test_close_ends_everything_at_once(make: Make, source: Path, how: str) -> None:
     fetcher = make(how, transfer_timeout=1000)
@@ -317,7 +341,7 @@ def test_without_git_lfs_the_error_says_how_to_get_it(plain: Repository, tmp_pat
 def test_what_nobody_foresaw_is_told_to_those_who_wait(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     fetcher = make("serves")
 
-    def take_in(_: ObjectRef) -> None:
+    def take_in(_: ObjectRef, *, hashed: bool) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(fetcher._store, "take_in", take_in)
