@@ -43,7 +43,8 @@ class Remote:
     def asked(self) -> list[str]:
         return [ref.oid for batch in self.batches for ref in batch.refs]
 
-    def want(self, refs: Iterable[ObjectRef]) -> Asked:
+    def want(self, refs: Iterable[ObjectRef], *, hashed: bool = True) -> Asked:
+        assert not hashed  # whatever is made of them is verified
         self.batches.append(Asked(list(refs)))
         return self.batches[-1]
 
