@@ -22,11 +22,13 @@ CONTENTS = {
 }
 
 # Runs the real program in this process, with calls of the operating system counted. Just before call number $FAULT_CALL
-# of those that $FAULT_NAMES names, it runs the Python statement $FAULT_DO. At its end it writes the number of calls.
+# of those that $FAULT_NAMES names (just after it where the number is negative), it runs the Python statement $FAULT_DO.
+# At its end it writes the number of calls.
 _FAULTY = """
 import atexit, itertools, os, signal, sys, threading
 from theta_daemon.cli.main import run
 
+exec(os.environ["FAULT_FIRST"])
 chosen, do = int(os.environ["FAULT_CALL"]), compile(os.environ["FAULT_DO"], "fault", "exec")
 numbers = itertools.count(1)
 last = 0
@@ -34,10 +36,14 @@ last = 0
 def counted(call):
     def wrapped(*arguments, **options):
         global last
-        last = next(numbers)
-        if last == chosen:
+        last = number = next(numbers)
+        if number == chosen:
             exec(do)
-        return call(*arguments, **options)
+        try:
+            return call(*arguments, **options)
+        finally:
+            if number == -chosen:
+                exec(do)
     return wrapped
 
 for name in os.environ["FAULT_NAMES"].split():
@@ -55,13 +61,19 @@ class Faulty:
     repository: Repository
     directory: Path
 
-    def pull(self, do: str = "", call: int = -1, names: str = CALLS) -> subprocess.CompletedProcess[bytes]:
-        """Run it, and the statement `do` just before call number `call` of `names`."""
+    def pull(
+        self, do: str = "", call: int = 0, names: str = CALLS, first: str = ""
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run it, and the statement `do` just before call number `call` of `names`; after call `-call` if negative.
+
+        `first` is run before all.
+        """
         script = self.directory / "git-theta"
         script.write_text(f"#!{sys.executable}\n{_FAULTY}")
         script.chmod(0o755)
         environment = {
             "PATH": f"{self.directory}:{self.repository.environment['PATH']}",
+            "FAULT_FIRST": first,
             "FAULT_DO": do,
             "FAULT_CALL": str(call),
             "FAULT_NAMES": names,
@@ -139,6 +151,46 @@ def test_ctrl_c(faulty: Faulty) -> None:
         assert not (repository.git_directory / "index.lock").exists()
         assert litter(repository) == []
         assert repository.status() == ""
+
+
+# What systems, and file systems, without O_TMPFILE have.
+NAMED = "from theta_daemon.pipelines import worktree; worktree._UNNAMED = 0"
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [("link", ""), ("open", NAMED), ("unlink rename mkdir", ""), ("unlink rename mkdir", NAMED)],
+    ids=["link", "open-named", "others", "others-named"],
+)
+def test_a_signal_right_after_a_file_was_made_or_removed(faulty: Faulty, names: str, first: str) -> None:
+    """Just after the call, before the program can have noted what it made; and again while it is cleaning up."""
+    repository = faulty.repository
+    without_sub(repository)
+    assert faulty.pull(names=names, first=first).returncode == 0
+    for call in moments(faulty.calls(), 4)[:3]:
+        for number, times in ((signal.SIGINT, 1), (signal.SIGTERM, 3)):
+            without_sub(repository)
+            done = faulty.pull(f"[signal.raise_signal({number}) for _ in range({times})]", -call, names, first)
+            assert_left_nothing(repository, done, number)
+    assert faulty.pull(first=first).returncode == 0
+    assert all(repository.read(name) == content for name, content in CONTENTS.items())
+
+
+def without_sub(repository: Repository) -> None:
+    to_metadata(repository)
+    (repository.path / "sub/c.pt").unlink()
+    (repository.path / "sub").rmdir()
+
+
+def assert_left_nothing(
+    repository: Repository, done: subprocess.CompletedProcess[bytes], number: signal.Signals
+) -> None:
+    told = {signal.SIGINT: b"", signal.SIGTERM: b"error: git-theta died of signal 15\n"}  # by git
+    assert (done.returncode, done.stderr) == (128 + number, told[number])
+    assert not (repository.git_directory / "index.lock").exists()
+    assert litter(repository) == []
+    for name, content in CONTENTS.items():
+        assert not (repository.path / name).exists() or repository.read(name) in (content, repository.blob(name))
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from theta_daemon import settings
-from theta_daemon.cli.terminal import count, emit, fail, note, quoted, shown, warn
+from theta_daemon.cli.paths import Paths
+from theta_daemon.cli.terminal import count, emit, fail, note, shown, warn
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import ThetaError
 from theta_daemon.history import tracked
+from theta_daemon.interrupts import Interrupts
 
 if TYPE_CHECKING:
     import argparse
@@ -42,15 +44,18 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     files = tracked.tracked(here, [os.fsencode(spec) for spec in arguments.pathspecs], meaning)
     told = _Told()
     services = open_services(here, lambda path, text: warn(f"{shown(path)}: {text}"))
-    with closing(services), closing(WorkTree(tracked.work_tree(here))) as tree:
+    with Interrupts() as interrupts, closing(services), closing(WorkTree(tracked.work_tree(here))) as tree:
         if not arguments.pathspecs:  # who names a file wants it
             files = [file for file in files if services.selection.includes(file.path)]
-        targets = list(pull.targets(services, tree, files, told.error))
+        targets = interrupts.hear(lambda: list(pull.targets(services, tree, files, told.error)))
         if arguments.dry_run:
-            _list(services, targets, told)
+            paths = Paths(place, tracked.work_tree(here))
+            interrupts.hear(lambda: _list(services, targets, told, paths))
         else:
-            written = _written(services, tree, targets, told, quiet=arguments.quiet)
-            if not arguments.quiet:
+            written = _written(services, tree, targets, told, interrupts, quiet=arguments.quiet)
+            if not (arguments.quiet or targets or told.errors):
+                note("nothing to do: no tracked file is metadata, or missing")
+            elif not arguments.quiet:
                 note(f"{count(written, 'file')} written" + (f", {told.errors} failed" if told.errors else ""))
     return 1 if told.errors else 0
 
@@ -66,7 +71,7 @@ class _Told:
         self.errors += 1
 
 
-def _list(services: Services, targets: Sequence[Target], told: _Told) -> None:
+def _list(services: Services, targets: Sequence[Target], told: _Told, paths: Paths) -> None:
     """Print what would be fetched for each file."""
     from theta_daemon.pipelines import smudge
 
@@ -78,10 +83,12 @@ def _list(services: Services, targets: Sequence[Target], told: _Told) -> None:
             told.error(error.at(path=path))
             continue
         refs = plan.objects if isinstance(plan, smudge.Lacking) else {}
-        emit(b"%d\t%d\t%b\n" % (len(refs), sum(ref.size for ref in refs), quoted(path)))
+        emit(b"%d\t%d\t%b\n" % (len(refs), sum(ref.size for ref in refs), paths.line(path)))
 
 
-def _written(services: Services, tree: WorkTree, targets: Sequence[Target], told: _Told, *, quiet: bool) -> int:
+def _written(
+    services: Services, tree: WorkTree, targets: Sequence[Target], told: _Told, interrupts: Interrupts, *, quiet: bool
+) -> int:
     """Write the files and refresh the index, also after Ctrl-C; return their number."""
     from theta_daemon.pipelines import pull
     from theta_daemon.progress import meter
@@ -89,8 +96,10 @@ def _written(services: Services, tree: WorkTree, targets: Sequence[Target], told
     written: list[Written] = []
     try:
         with (
-            meter("Pulling checkpoints", len(targets), 0, shown=not quiet) as shown_meter,
-            closing(pull.Pull(services, tree, shown_meter, told.error).files(targets)) as files,
+            meter(
+                "Pulling checkpoints", len(targets), 0, shown=services.settings.progress and not quiet
+            ) as shown_meter,
+            closing(pull.Pull(services, tree, shown_meter, told.error, interrupts).files(targets)) as files,
         ):
             written.extend(files)
     finally:

@@ -6,7 +6,8 @@ import os
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from theta_daemon.cli.terminal import count, emit, note, quoted
+from theta_daemon.cli.paths import Paths
+from theta_daemon.cli.terminal import count, emit, note
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.history import tracked
 
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     meaning = {name: value for name, value in place.environment.items() if name.endswith("_PATHSPECS")}
     pathspecs = [os.fsencode(spec) for spec in arguments.pathspecs]
     files = tracked.tracked(here, pathspecs, meaning)
-    below = os.fsencode(os.path.relpath(place.directory.resolve(), top.resolve()))
+    paths = Paths(place, top)
     found: dict[State, int] = {}
     lacking: dict[str, int] = {}
     with closing(WorkTree(top)) as tree:
@@ -43,9 +44,8 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
             lacking |= each.lacking
             numbers = (each.size, len(each.lacking), sum(each.lacking.values()))
             columns = (each.state, *("-" if number is None else str(number) for number in numbers))
-            path = os.path.relpath(each.path, below)
             emit("".join(f"{column}\t" for column in columns).encode("ascii"))
-            emit(path + b"\0" if arguments.zero else quoted(path) + b"\n")
+            emit(paths.relative(each.path) + b"\0" if arguments.zero else paths.line(each.path) + b"\n")
     if files and not (arguments.porcelain or arguments.zero):
         note(_summary(found, lacking))
     return 0

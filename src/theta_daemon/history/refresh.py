@@ -23,6 +23,7 @@ from theta_daemon.errors import RepositoryError
 from theta_daemon.history.catfile import local_environment
 from theta_daemon.history.index_file import Note, noted
 from theta_daemon.history.tracked import work_tree
+from theta_daemon.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -63,25 +64,26 @@ def _write(settings: Settings, notes: Mapping[bytes, Note]) -> bool:
     top = os.fsencode(work_tree(settings))
     path = os.path.realpath(settings.index_file)  # as git does: a lock and a new index lie beside the real one
     lock = f"{path}.lock"
-    descriptor = _lock(lock)
-    try:
-        with open(descriptor, "wb") as new, open(path, "rb") as old:
-            status = os.fstat(old.fileno())
-            edited = noted(old.read(), notes, status.st_mtime_ns // _SECOND, partial(_status, top))
+    with Interrupts():  # between making the lock and removing it nothing is raised from outside
+        descriptor = _lock(lock)
+        try:
+            with open(descriptor, "wb") as new, open(path, "rb") as old:
+                status = os.fstat(old.fileno())
+                edited = noted(old.read(), notes, status.st_mtime_ns // _SECOND, partial(_status, top))
+                if edited is not None:
+                    os.fchmod(descriptor, status.st_mode & 0o777)
+                    new.write(edited)
             if edited is not None:
-                os.fchmod(descriptor, status.st_mode & 0o777)
-                new.write(edited)
-        if edited is not None:
-            os.rename(lock, path)
-            return True
-    except BaseException as error:
+                os.rename(lock, path)
+                return True
+        except BaseException as error:
+            os.unlink(lock)
+            if isinstance(error, OSError):
+                what = f"the index cannot be written: {error.strerror}"
+                raise RepositoryError(what, hint="run `git status`") from error
+            raise
         os.unlink(lock)
-        if isinstance(error, OSError):
-            what = f"the index cannot be written: {error.strerror}"
-            raise RepositoryError(what, hint="run `git status`") from error
-        raise
-    os.unlink(lock)
-    return False
+        return False
 
 
 def _status(top: bytes, path: bytes) -> os.stat_result | None:

@@ -18,6 +18,7 @@ from theta_daemon.formats.layout import size as size_of
 from theta_daemon.frozen import Frozen
 from theta_daemon.history import index, refresh
 from theta_daemon.history.index_file import Note
+from theta_daemon.interrupts import Interrupts
 from theta_daemon.metadata import text
 from theta_daemon.metadata.digest import digest
 from theta_daemon.metadata.entries import Metadata
@@ -83,8 +84,8 @@ def targets(
 ) -> Iterator[Target]:
     """Yield those of `files` that hold their metadata, or nothing: as git-lfs does, what was deleted is brought back.
 
-    Files whose blob is no metadata, or has conflict markers, are none. What cannot be looked at or read is told to
-    `failed`. Raises RepositoryError when git fails.
+    Files whose blob is no metadata, or has conflict markers, are none. What cannot be looked at or read, or is missing
+    and its blob too (a partial clone), is told to `failed`. Raises RepositoryError when git fails.
     """
     found: list[tuple[Tracked, str, bytes | None]] = []
     for file in files:
@@ -104,8 +105,11 @@ def targets(
     blobs = {look.id: look.data for look in looks}
     for file, blob, data in found:
         content = blobs.get(blob) if data is None else data
-        if content is None:  # the blob is no metadata, or not here
-            continue
+        if content is None:
+            if blob not in blobs:
+                why = RepositoryError("its metadata is not here", hint="`git restore` fetches it (partial clone)")
+                failed(why.at(path=file.path))
+            continue  # else the blob is no metadata
         try:
             metadata = services.parsed.get(text.read, digest(content), lambda content=content: content)  # type: ignore[misc]
         except ThetaError as error:
@@ -123,7 +127,16 @@ def note(settings: Settings, written: Iterable[Written]) -> None:
 class Pull:
     """Writes files; `failed` is told what is wrong with one of them, and its path is in the error."""
 
-    def __init__(self, services: Services, tree: WorkTree, meter: Meter, failed: Callable[[ThetaError], None]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        tree: WorkTree,
+        meter: Meter,
+        failed: Callable[[ThetaError], None],
+        interrupts: Interrupts | None = None,
+    ) -> None:
+        """Nothing is written yet. Within `interrupts` signals are heard where it waits, and nowhere else."""
+        self._hear = (interrupts or Interrupts()).hear
         self._services = services
         self._tree = tree
         self._meter = meter
@@ -144,7 +157,7 @@ class Pull:
         with closing(Writers(self._services, lambda size: self._meter.advance(size=size))) as writers:
             try:
                 for target in targets:
-                    plan = self._plan(target)
+                    plan = self._hear(lambda target=target: self._plan(target))  # type: ignore[misc]
                     if isinstance(plan, smudge.Plan):
                         yield from self._begin(writers, target, plan)
                     elif plan is not None:
@@ -153,7 +166,7 @@ class Pull:
                         waiting[target.file.path] = target
                 yield from self._finish(0)
                 while arriving:
-                    arriving.wait()
+                    self._hear(arriving.wait)
                     for path, come in arriving.come():
                         if isinstance(come, smudge.Plan):
                             yield from self._begin(writers, waiting[path], come)
@@ -194,6 +207,7 @@ class Pull:
         while len(self._open) > most:
             each = self._open[0]
             try:
+                self._hear(each.values.wait)
                 self._meter.advance(size=each.values.finish(self._services))
                 status = each.new.publish(each.target.blob)
             except (OSError, ThetaError) as error:

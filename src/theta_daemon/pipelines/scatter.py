@@ -68,12 +68,16 @@ class Scattered:
         if not self._left:
             self._done.set()
 
+    def wait(self) -> None:
+        """Wait for all values; may be interrupted."""
+        self._done.wait()
+
     def finish(self, services: Services) -> int:
         """Wait for all values and write the rest of the file; return the bytes of that.
 
         Raises what went wrong: UnsupportedError, MissingObject, CorruptObject, LayoutError, OSError.
         """
-        self._done.wait()
+        self.wait()
         if self.error is not None:
             raise self.error
         values = (pieces for batch in self._made for pieces in batch)

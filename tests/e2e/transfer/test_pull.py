@@ -55,7 +55,9 @@ def test_all_files_come_and_git_need_not_read_them(clone: Repository) -> None:
 def test_again_there_is_nothing_to_do(clone: Repository) -> None:
     clone.git("theta", "pull")
     before = os.stat(clone.path / "a.pt").st_ctime_ns
-    assert clone.run("git", "theta", "pull").stderr == b"git-theta: 0 files written\n"
+    done = clone.run("git", "theta", "pull")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stderr == b"git-theta: nothing to do: no tracked file is metadata, or missing\n"
     assert os.stat(clone.path / "a.pt").st_ctime_ns == before
 
 

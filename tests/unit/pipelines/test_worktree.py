@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -81,6 +82,25 @@ def test_nothing_is_left_of_what_is_not_published(tree: WorkTree, tmp_path: Path
     with tree.place(b"a") as place, closing(NewFile(place, executable=False)) as new:
         new.write(b"new", 0)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
+def test_a_file_system_without_files_without_a_name(
+    tree: WorkTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    real = os.open
+
+    def fake(path: str, flags: int, *arguments: int, **options: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(number, os.strerror(number))
+        return real(path, flags, *arguments, **options)
+
+    (tmp_path / "a").write_bytes(OLD)
+    monkeypatch.setattr(os, "open", fake)
+    publish(tree, b"a", b"new content")
+    publish(tree, b"b", b"new content", executable=True)
+    assert [(tmp_path / name).read_bytes() for name in ("a", "b")] == [b"new content"] * 2
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
 def test_a_directory_or_a_link_in_its_place_stays(tree: WorkTree, tmp_path: Path) -> None:
