@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from theta_daemon import __version__
 from theta_daemon.cli import configuration, lfs
-from theta_daemon.cli.terminal import count, say
+from theta_daemon.cli.terminal import count, say, shown, warn
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import RepositoryError, printable
+from theta_daemon.pipelines import hooks
 
 if TYPE_CHECKING:
     import argparse
@@ -39,6 +40,7 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
         say(f"Repository: none ({error})")
         return 0
     _show_repository(here)
+    _show_hook(place)
     return 0
 
 
@@ -87,6 +89,19 @@ def _show_repository(here: Settings) -> None:
         say(f"{name}: {_contents(store)}")
     for store in here.alternates:
         say(f"Borrowed objects: {_contents(store)}")
+
+
+def _show_hook(place: Place) -> None:
+    """Tell whether a push sends objects; warn where it does not, and there are files whose objects it should."""
+    found = hooks.look(place.environment, place.git.directory)
+    name = shown(os.fsencode(found.path))
+    if found.is_ours:
+        say(f"Pre-push hook: {name} sends objects")
+        return
+    say(f"Pre-push hook: {name} does not send objects")
+    if place.git.answer("ls-files", "-z", "--cached", "--", ":(top,attr:filter=theta)"):
+        what = "run `git theta install` here" if found.advice is None else found.advice
+        warn(f"pushes leave the objects of checkpoints behind: {name}: {what}")
 
 
 def _contents(store: Path) -> str:

@@ -62,8 +62,12 @@ def install_hook(git: Git) -> None:
     except RepositoryError:
         return  # not in a repository: each gets its hook by `git theta track`, or by this command there
     name = shown(os.fsencode(found.path))
-    if found.content is not None:
+    try:
         hooks.write(found)
+    except RepositoryError as error:
+        warn(f"pushes do not send objects yet: {error}")
+        return
+    if found.content is not None:
         say(f"the pre-push hook sends objects: {name}")
     elif found.advice is not None:
         warn(f"pushes do not send objects yet: {name}: {found.advice}")

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from theta_daemon.errors import ObjectError, RepositoryError
 
@@ -30,8 +30,10 @@ def version() -> tuple[str, tuple[int, ...]] | None:
     return line, tuple(int(part) for part in found[1].split(b"."))
 
 
-def push(environment: Mapping[str, str], remote: str, oids: Sequence[str]) -> None:
+def push(environment: Mapping[str, str], remote: str, oids: Sequence[str], *, shown: bool = True) -> None:
     """Send objects, each 64 hex digits, to a remote, in the current directory's repository.
+
+    git-lfs shows how far it has come, unless `shown` is false.
 
     Raises RepositoryError where there is no git-lfs, ObjectError where it fails; it has said why by then.
     """
@@ -40,7 +42,8 @@ def push(environment: Mapping[str, str], remote: str, oids: Sequence[str]) -> No
         raise RepositoryError("git-lfs is needed to send objects and is not installed", hint="install git-lfs")
     with tempfile.TemporaryDirectory() as folder:
         log = os.path.join(folder, "progress")
-        _push(environment, remote, oids, found[1], None)
+        # Not with a log at once: it flushes that to the disk after each line, which takes longer than asking again.
+        _push(environment, remote, oids, found[1], None, shown=shown)
         # It exits with 0 where the server refuses an upload (tried, 3.3: 422), and so it is asked a second time: then
         # it finds nothing to upload, and writes no line of progress, or the server does not have it all.
         _push(environment, remote, oids, found[1], log)
@@ -55,22 +58,30 @@ def push(environment: Mapping[str, str], remote: str, oids: Sequence[str]) -> No
 
 
 def _push(
-    environment: Mapping[str, str], remote: str, oids: Sequence[str], version: tuple[int, ...], log: str | None
+    environment: Mapping[str, str],
+    remote: str,
+    oids: Sequence[str],
+    version: tuple[int, ...],
+    log: str | None,
+    *,
+    shown: bool = False,
 ) -> None:
     command = ["git", *_OVERRIDES, "lfs", "push", "--object-id", remote]
-    if version >= _WITH_STDIN:
-        _run(environment, [*command, "--stdin"], "".join(f"{oid}\n" for oid in oids), log)
-        return
-    for start in range(0, len(oids), _BATCH):
-        _run(environment, [*command, *oids[start : start + _BATCH]], "", log)
-
-
-def _run(environment: Mapping[str, str], command: list[str], stdin: str, log: str | None) -> None:
     # Its progress is for people: it goes where ours goes, and once is enough.
     own = {name: value for name, value in environment.items() if name != "GIT_LFS_PROGRESS"}
     if log is not None:
         own["GIT_LFS_PROGRESS"] = log
-    output = sys.stderr if log is None else subprocess.DEVNULL
-    code = subprocess.run(command, input=stdin.encode("ascii"), stdout=output, env=own, check=False).returncode
-    if code != 0:
-        raise ObjectError(f"git lfs push exited {code}: not every object was sent", hint="nothing has been pushed")
+    output = sys.stderr if shown else subprocess.DEVNULL
+    if version >= _WITH_STDIN:
+        _run(own, [*command, "--stdin"], "".join(f"{oid}\n" for oid in oids), output)
+        return
+    for start in range(0, len(oids), _BATCH):
+        _run(own, [*command, *oids[start : start + _BATCH]], "", output)
+
+
+def _run(environment: Mapping[str, str], command: list[str], stdin: str, output: int | TextIO) -> None:
+    done = subprocess.run(command, input=stdin.encode("ascii"), stdout=output, env=environment, check=False)
+    if done.returncode != 0:
+        raise ObjectError(
+            f"git lfs push exited {done.returncode}: not every object was sent", hint="nothing has been pushed"
+        )

@@ -1,8 +1,10 @@
 """`git theta pre-push REMOTE URL`: send the objects that the pushed commits name, or stop the push.
 
 Works from the commits themselves: every metadata blob that the remote does not have yet, as far as its
-remote-tracking refs and the refs being updated tell. All objects such a blob names are offered, unchanged ones too;
-git-lfs asks the server which it lacks, so a push repairs what an earlier one left out.
+remote-tracking refs and the refs being updated tell. All objects such a blob names are offered, unchanged ones too:
+git-lfs asks the server which it lacks. That the remote has a commit does not prove that it has its objects (a push with
+--no-verify, or from a clone without a hook), so a push repairs what an earlier one left out. What is offered in vain
+costs one request for each hundred objects.
 
 git-lfs stops, having sent nothing, when one object is missing in the store of this repository (tried, 3.3), wherever
 else it may lie. So objects that lie in our own store beside it or in an alternate are linked in first, and those that
@@ -11,6 +13,7 @@ metadata on the remote names already need not be here.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +23,14 @@ from theta_daemon import durable
 from theta_daemon.cli import lfs
 from theta_daemon.cli.terminal import count, note, shown, warn
 from theta_daemon.cli.verb import Place, Verb
-from theta_daemon.errors import CorruptObject, MetadataError, MissingObject, ProtocolError
+from theta_daemon.errors import (
+    CorruptObject,
+    MetadataError,
+    MissingObject,
+    ProtocolError,
+    RepositoryError,
+    UnsupportedError,
+)
 from theta_daemon.history.commits import Commits
 from theta_daemon.metadata import objects, text
 from theta_daemon.metadata.text import Kind
@@ -29,24 +39,30 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
+    from theta_daemon.cli.git import Git
     from theta_daemon.metadata.objects import NamedObject
     from theta_daemon.settings import Settings
 
 
+_TOLD = 5  # damaged files by name
+
+
 @dataclass(frozen=True, slots=True)
 class RefUpdate:
-    """One ref that git is about to push: the new commit, and the one it replaces (None: a new ref)."""
+    """One ref that git is about to push: the new commit, the one it replaces (None: a new ref), its name there."""
 
     local: str
     remote: str | None
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An object, and the path of a metadata file that names it."""
+    """An object, and a metadata file that names it: its path, and its blob."""
 
     named: NamedObject
     path: bytes
+    blob: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,60 +76,123 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     updates = list(ref_updates(sys.stdin.buffer))
     if not updates:
         return 0
-    replaced = [update.remote for update in updates if update.remote is not None]
-    send(place, arguments.remote, arguments.url, [update.local for update in updates], replaced)
+    here = place.settings()
+    on_remote = _on_remote(place, Commits(here), arguments.remote, arguments.url, updates)
+    send(place, here, arguments.remote, arguments.url, [update.local for update in updates], on_remote)
     return 0
 
 
-def send(place: Place, remote: str, url: str, tips: list[str], replaced: list[str], *, everything: bool = False) -> int:
+def _on_remote(place: Place, commits: Commits, remote: str, url: str, updates: list[RefUpdate]) -> list[str]:
+    """Return commits that the remote has, as git told of the refs that it pushes, and as the remote-tracking refs tell.
+
+    These may be those of another repository: the URL was changed, pushes go elsewhere than fetches, the server was set
+    up anew. So they count where they agree with what git told; where they do not, the remote is asked.
+    """
+    replaced = [update.remote for update in updates if update.remote is not None]
+    tracked = commits.tracked(remote)
+    known = [(update.remote, tracked.get(os.fsencode(update.name.removeprefix("refs/heads/")))) for update in updates]
+    is_same = any(told is not None and told == found for told, found in known)
+    is_gone = any(told is None and found is not None for told, found in known)
+    if tracked and (is_gone or (not is_same and _fetches_elsewhere(place, remote, url))):
+        try:
+            return [*replaced, *commits.advertised(url)]
+        except RepositoryError as error:
+            warn(f"what {remote} has already is not known, so all is offered: {error}")
+            return replaced
+    return [*replaced, *tracked.values()]
+
+
+def _fetches_elsewhere(place: Place, remote: str, url: str) -> bool:
+    """Tell whether git fetches from another URL than it pushes to."""
+    found = place.git.answer("ls-remote", "--get-url", remote)
+    return found is None or os.fsdecode(found.removesuffix(b"\n")) != url
+
+
+def send(
+    place: Place,
+    here: Settings,
+    remote: str,
+    url: str,
+    tips: list[str],
+    on_remote: list[str],
+    *,
+    is_quiet: bool = False,
+) -> int:
     """Send the objects that commits named in `tips` brought; return how many were offered.
 
-    `replaced` are commits that the remote had there before. What the remote's commits name already is not offered
-    again, unless `everything` is asked for.
+    What is new since the commits `on_remote`, which may be missing here, is offered. Where it `is_quiet`, nothing is
+    said but what is wrong.
 
     Raises MissingObject and CorruptObject for objects that cannot be sent, ObjectError where git-lfs fails.
     """
-    here = place.settings()
     commits = Commits(here)
-    on_remote = [] if everything else commits.known([*replaced, *commits.tracked(remote)])
+    on_remote = commits.known(on_remote)
     wanted = named_in(commits, tips, on_remote)
-    missing = {oid: it for oid, it in wanted.items() if not _bring_in(here, it)}
+    missing = {}
+    for oid, it in wanted.items():
+        try:
+            if not _bring_in(here, it):
+                missing[oid] = it
+        except CorruptObject as error:
+            raise error.at(commit=commits.brought(it.blob, tips, on_remote)) from error
     if missing:
-        for oid in named_in(commits, on_remote, []):
+        for oid in named_in(commits, on_remote, [], told=False):
             missing.pop(oid, None)
     if missing:
-        raise _missing(missing)
+        first = min(missing.items())[1]
+        raise _missing(first, len(missing) - 1).at(commit=commits.brought(first.blob, tips, on_remote))
     oids = sorted(oid for oid in wanted if _place(here.lfs_objects, oid).is_file())
     if oids:
-        note(f"sending {count(len(oids), 'object')} to {remote}")
-        lfs.push(place.environment, _lfs_name(remote, url), oids)
+        if not is_quiet:
+            note(f"sending {count(len(oids), 'object')} to {remote}")
+        lfs.push(place.environment, _lfs_name(place.git, remote, url), oids, shown=here.progress and not is_quiet)
     return len(oids)
 
 
 def ref_updates(lines: Iterable[bytes]) -> Iterator[RefUpdate]:
-    """Read githooks(5)'s `<local ref> <local id> <remote ref> <remote id>`; deletions push nothing."""
+    """Read githooks(5)'s `<local ref> <local id> <remote ref> <remote id>`; deletions push nothing.
+
+    So does an empty line: a hook that keeps the list in a variable of the shell makes one of an empty list.
+    """
     for line in lines:
         match line.decode("utf-8", "surrogateescape").split():
-            case [_, local, _, remote] if _is_id(local) and _is_id(remote):
+            case []:
+                pass
+            case [_, local, name, remote] if _is_id(local) and _is_id(remote):
                 if local.strip("0"):
-                    yield RefUpdate(local, remote if remote.strip("0") else None)
+                    yield RefUpdate(local, remote if remote.strip("0") else None, name)
             case _:
                 raise ProtocolError(f"pre-push got a line that is not git's: {line[:200]!r}")
 
 
-def named_in(commits: Commits, include: list[str], exclude: list[str]) -> dict[str, Wanted]:
-    """Return the objects that metadata in a range of commits names, by object id."""
+def named_in(commits: Commits, include: list[str], exclude: list[str], *, told: bool = True) -> dict[str, Wanted]:
+    """Return the objects that metadata in a range of commits names, by object id.
+
+    Metadata that is damaged is passed over, with a warning if `told`: nobody can check it out, so nothing is lost, and
+    a broken commit of long ago must not stop every push.
+
+    Raises UnsupportedError for metadata of a newer version: nobody here knows what it needs.
+    """
     wanted: dict[str, Wanted] = {}
+    damaged = 0
     for found in commits.in_range(include, exclude):
         try:
             metadata = text.parse(found.data)
-        except MetadataError as error:
-            # Nobody can check it out, so nothing is lost; a broken commit of long ago must not stop every push.
-            if text.kind(found.data) is not Kind.OTHER:
-                warn(f"nothing is sent for blob {found.blob}: {error.at(path=found.path)}")
+        except (MetadataError, UnsupportedError) as error:
+            if not told or text.kind(found.data) is Kind.OTHER:
+                continue
+            damaged += 1
+            if damaged <= _TOLD or isinstance(error, UnsupportedError):
+                error.at(path=found.path, commit=commits.brought(found.blob, include, exclude))
+            if isinstance(error, UnsupportedError):
+                raise
+            if damaged <= _TOLD:
+                warn(f"nothing is sent for damaged metadata: {error}")
             continue
         for named in objects.of(metadata):
-            wanted.setdefault(named.oid, Wanted(named, found.path))
+            wanted.setdefault(named.oid, Wanted(named, found.path, found.blob))
+    if damaged > _TOLD:
+        warn(f"nothing is sent for {count(damaged - _TOLD, 'more file')} of damaged metadata")
     return wanted
 
 
@@ -154,11 +233,10 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _missing(missing: dict[str, Wanted]) -> MissingObject:
-    oid, wanted = min(missing.items())
-    others = f" and {count(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
+def _missing(wanted: Wanted, others: int) -> MissingObject:
+    more = f" and {count(others, 'other')}" if others else ""
     return MissingObject(
-        f"object {oid}{others} is not in this repository, and nothing tells that the remote has it",
+        f"object {wanted.named.oid}{more} is not in this repository, and nothing tells that the remote has it",
         path=wanted.path,
         parameter=wanted.named.parameter,
         hint=f"check out the commits that you push where {shown(wanted.path)} can be fetched, or push with --no-verify "
@@ -166,10 +244,20 @@ def _missing(missing: dict[str, Wanted]) -> MissingObject:
     )
 
 
-def _lfs_name(remote: str, url: str) -> str:
-    """Return the remote as git-lfs takes it: it cannot send to a plain path (tried, 3.3), but to a file:// URL."""
+def _lfs_name(git: Git, remote: str, url: str) -> str:
+    """Return the remote as git-lfs takes it.
+
+    It cannot send to a plain path (tried, 3.3), but to a file:// URL. Of a remote with several URLs it knows the last.
+    """
+    if remote != url:
+        urls = git.answer("config", "--get-all", f"remote.{remote}.pushurl") or git.answer(
+            "config", "--get-all", f"remote.{remote}.url"
+        )
+        own = [git.answer("config", "--get", f"remote.{remote}.{key}") for key in ("lfspushurl", "lfsurl")]
+        if len((urls or b"").splitlines()) < 2 or any(own):
+            return remote
     path = Path(url)
-    return path.absolute().as_uri() if remote == url and path.is_dir() else remote
+    return path.absolute().as_uri() if path.is_dir() else url
 
 
 def _is_id(text: str) -> bool:

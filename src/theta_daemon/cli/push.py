@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the remote, and what to send."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but what is wrong")
     parser.add_argument("remote", nargs="?", metavar="REMOTE", help="its name or URL (default: as for git push)")
     parser.add_argument("revisions", nargs="*", metavar="REVISION", help="branches, tags, commits (default: HEAD)")
     parser.add_argument(
@@ -34,9 +35,11 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     remote = arguments.remote or default_remote(git)
     revisions = _all(git) if arguments.all else arguments.revisions or ["HEAD"]
     here = place.settings()
-    tips = [Commits(here).commit(revision) for revision in revisions]
-    number = pre_push.send(place, remote, _url(git, remote), tips, [], everything=arguments.all)
-    if not number:
+    commits = Commits(here)
+    tips = [commits.commit(revision) for revision in revisions]
+    on_remote = [] if arguments.all else [*commits.tracked(remote).values()]
+    number = pre_push.send(place, here, remote, _url(git, remote), tips, on_remote, is_quiet=arguments.quiet)
+    if not number and not arguments.quiet:
         note(f"{shown(os.fsencode(remote))} has everything that these commits need, as far as is known here")
     return 0
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from theta_daemon.cli import configuration
+from theta_daemon.cli import configuration, lfs
 from theta_daemon.cli.configuration import REQUIRED, SETTINGS, Scope
-from theta_daemon.cli.terminal import note, say, shown
+from theta_daemon.cli.terminal import note, say, shown, warn
 from theta_daemon.cli.verb import Place, Verb
+from theta_daemon.errors import RepositoryError
 from theta_daemon.pipelines import hooks
 
 if TYPE_CHECKING:
@@ -26,19 +28,36 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
 
 
 def _remove_hook(git: Git) -> None:
-    """Take our lines out of the pre-push hook of the repository."""
+    """Take our lines out of the pre-push hook of the repository. What they did for Git LFS is still done."""
     path = hooks.look(git.environment, git.directory).path
+    name = shown(os.fsencode(path))
     try:
         present = path.read_bytes()
     except OSError:
         return
-    left = hooks.without(present)
-    if left is None:
-        path.unlink()
-    elif left != present:
+    sends_lfs = _is_lfs_used(git)
+    left = hooks.without(present, sends_lfs=sends_lfs)
+    if left == present:
+        return
+    if path.is_symlink():
+        warn(f"our lines are still in the pre-push hook, which is a symbolic link: {name}")
+        return
+    if left is not None:
         hooks.write(hooks.Hook(path, left, None))
-    if left != present:
-        say(f"the pre-push hook sends no objects any more: {shown(os.fsencode(path))}")
+    else:
+        path.unlink()
+    say(f"the pre-push hook sends no objects of checkpoints any more: {name}")
+    if left is None and sends_lfs:
+        with suppress(RepositoryError):
+            git.output("lfs", "update")  # its hook would be there, had ours not been in its place
+        if not path.exists():
+            hooks.write(hooks.Hook(path, hooks.LFS_ALONE, None))
+        say("it sends the objects of Git LFS as before")
+
+
+def _is_lfs_used(git: Git) -> bool:
+    is_set = any(git.answer("config", "--get", f"filter.lfs.{key}") is not None for key in ("process", "clean"))
+    return is_set and lfs.version() is not None
 
 
 def uninstall(git: Git, scope: Scope) -> None:

@@ -15,6 +15,7 @@ from theta_daemon import settings
 from theta_daemon.daemon.report import Reporter
 from theta_daemon.daemon.watched import watched
 from theta_daemon.errors import ThetaError
+from theta_daemon.progress import is_unwanted
 from theta_daemon.trace import OFF
 
 if TYPE_CHECKING:
@@ -78,11 +79,11 @@ class PipelineHandlers:
             return
         self._is_hooked = True
         settings = self._services.settings
-        with suppress(OSError):
-            if b"theta" in (settings.common_dir / "hooks" / "pre-push").read_bytes():
-                return
         from theta_daemon.pipelines import hooks
 
+        with suppress(OSError):
+            if hooks.is_current((settings.common_dir / "hooks" / "pre-push").read_bytes()):
+                return
         with suppress(OSError, ThetaError):
             hooks.write(hooks.look(settings.child_environment, settings.directory))
 
@@ -107,4 +108,6 @@ def make_handlers(
         import theta_daemon.pipelines.clean
     elif command == "smudge":
         import theta_daemon.pipelines.checkout  # noqa: F401 - while git's processes run
-    return PipelineHandlers(open_services(pending.result(), Reporter().warning, trace, is_abandoned))
+    here = pending.result()
+    here = here.replace(progress=here.progress and not is_unwanted())
+    return PipelineHandlers(open_services(here, Reporter().warning, trace, is_abandoned))

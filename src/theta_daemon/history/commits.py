@@ -61,13 +61,33 @@ class Commits:
         """Return those of `ids` (full ids of objects) that are here, each once."""
         return [found for found in self._objects(list(dict.fromkeys(ids))) if found is not None]
 
-    def tracked(self, remote: str) -> list[str]:
-        """Return the ids that the remote-tracking refs of `remote` hold; none for a URL. They may be missing here."""
+    def tracked(self, remote: str) -> dict[bytes, str]:
+        """Return what the remote-tracking refs of `remote` hold, by their names below it; none for a URL.
+
+        The ids may be missing here. Refs of another remote whose name begins with this one's are not among them.
+        """
         # Asked for by no pattern: a URL or a path may hold what is a wildcard there.
         rows = self._git(["for-each-ref", "--format=%(objectname) %(refname)", "refs/remotes/"]).splitlines()
         below = os.fsencode(f"refs/remotes/{remote}/")
-        pairs = (row.split(b" ", 1) for row in rows)
-        return list(dict.fromkeys(found.decode("ascii") for found, name in pairs if name.startswith(below)))
+        pairs = [
+            (name.removeprefix(below), found)
+            for found, name in (row.split(b" ", 1) for row in rows)
+            if name.startswith(below)
+        ]
+        if not pairs:
+            return {}
+        inside = os.fsencode(f"{remote}/")
+        remotes = self._git(["remote"]).splitlines()
+        others = tuple(name.removeprefix(inside) + b"/" for name in remotes if name.startswith(inside))
+        return {name: found.decode("ascii") for name, found in pairs if not name.startswith(others)}
+
+    def advertised(self, url: str) -> list[str]:
+        """Return the ids that the refs of the repository at `url` hold now.
+
+        Raises RepositoryError where git cannot tell.
+        """
+        rows = gitcmd.output(["ls-remote", "--", url], self._settings.child_environment, self._settings.directory)
+        return [row.split(b"\t", 1)[0].decode("ascii") for row in rows.splitlines()]
 
     def changed(self, commit: str) -> Iterator[Change]:
         """Yield the metadata that `commit` (any revision) added or changed against its first parent, by path.
@@ -105,6 +125,21 @@ class Commits:
                 metadata = _metadata(look)
                 if metadata is not None:
                     yield Found(path, metadata.id, metadata.data)
+
+    def brought(self, blob: str, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+        """Return the first commit of a range that brought a blob; None where a merge did. Slow: for messages."""
+        revisions = "".join([*(f"{found}\n" for found in include), *(f"^{found}\n" for found in exclude)])
+        command = [
+            "log",
+            "--no-show-signature",
+            "--format=%H",
+            f"--find-object={blob}",
+            "--diff-filter=AMT",
+            "--stdin",
+            "--",
+        ]
+        commits = self._git(command, revisions.encode("ascii")).split()
+        return commits[-1].decode("ascii") if commits else None
 
     def _git(self, arguments: list[str], given: bytes = b"") -> bytes:
         return gitcmd.output(arguments, local_environment(self._settings), self._settings.directory, given)

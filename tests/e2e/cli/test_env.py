@@ -52,3 +52,30 @@ def test_env_outside_of_a_repository(new_repository: Callable[[str], Repository]
     lines = outside.at(outside.path.parent).git("theta", "env").splitlines()
     assert "Installed: no" in lines
     assert lines[-1].startswith("Repository: none (")
+
+
+def test_env_warns_where_pushes_leave_objects_behind(repository: Repository) -> None:
+    hook = repository.git_directory / "hooks" / "pre-push"
+
+    def said() -> tuple[str, list[str]]:
+        done = repository.run("git", "theta", "env")
+        return done.stdout.decode().splitlines()[-1], done.stderr.decode().splitlines()
+
+    repository.git("theta", "install", "--local")
+    assert said() == (f"Pre-push hook: {hook} sends objects", [])
+    hook.unlink()
+    assert said() == (f"Pre-push hook: {hook} does not send objects", [])  # there is nothing to be sent
+    repository.write("sub/.gitattributes", b"*.pt filter=theta\n")
+    blob = repository.git("hash-object", "-w", "--stdin", stdin=b"metadata")
+    repository.git("update-index", "--add", "--cacheinfo", f"100644,{blob},sub/a.pt")
+    last, [warning] = said()
+    assert last == f"Pre-push hook: {hook} does not send objects"
+    assert warning.startswith("git-theta: warning: pushes leave the objects of checkpoints behind: ")
+    assert warning.endswith("run `git theta install` here")
+    hook.write_bytes(b"#!/usr/bin/env python3\n")
+    assert "not executable" in said()[1][0]
+    hook.chmod(0o755)
+    assert "no script for the shell" in said()[1][0]
+    hook.unlink()
+    repository.git("theta", "install", "--local")
+    assert said() == (f"Pre-push hook: {hook} sends objects", [])

@@ -144,7 +144,7 @@ def test_a_missing_object_stops_the_push(local: Repository, remote: Repository) 
     local.commit("second")
     error = local.git_fails("push", "my-remote.x", "main")
     first = min(reference(b"2").oid, reference(b"3").oid)
-    assert "git-theta: error: sub/b.pt: parameter" in error
+    assert f"git-theta: error: sub/b.pt: commit {local.git('rev-parse', 'HEAD')}: parameter" in error
     assert f"object {first} and 1 other is not in this repository" in error
     assert remote.git("for-each-ref") == ""
     assert sent(remote) == set()
@@ -168,7 +168,8 @@ def test_an_object_of_the_wrong_size_stops_the_push(local: Repository, remote: R
     oid = reference(b"whole").oid
     (local.git_directory / "lfs" / "objects" / oid[:2] / oid[2:4] / oid).write_bytes(b"who")
     error = local.git_fails("push", "my-remote.x", "main")
-    assert f"a.pt: parameter 'w': object {oid} has 3 bytes and should have 5" in error
+    assert f": parameter 'w': object {oid} has 3 bytes and should have 5" in error
+    assert f"a.pt: commit {local.git('rev-parse', 'HEAD')}: " in error
     assert remote.git("for-each-ref") == ""
 
 
@@ -261,7 +262,7 @@ def test_damaged_metadata_of_long_ago_stops_no_push(local: Repository, remote: R
     commit(faked, {"w": b"2"})
     done = faked.run("git", "push", "my-remote.x", "main")
     assert done.returncode == 0
-    assert b"warning: nothing is sent for blob" in done.stderr
+    assert b"warning: nothing is sent for damaged metadata: bad.pt: commit " in done.stderr
     assert log.read_text().splitlines()[1:] == [reference(b"2").oid]
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -292,16 +293,73 @@ def test_odd_paths(tracked: Repository, model: Model, name: bytes) -> None:
 
 
 @pytest.mark.needs_git_lfs
-def test_beside_git_lfs(tracked: Repository, model: Model) -> None:
-    tracked.git("lfs", "install", "--local")
-    tracked.git("lfs", "track", "*.bin")
-    tracked.write("weights.bin", os.urandom(100_000))
-    tracked.write(model.path, model.version(1))
-    tracked.commit("both")
-    tracked.checkout_again()
-    assert tracked.read(model.path) == model.version(1)
-    assert len(tracked.read("weights.bin")) == 100_000
-    assert_clean(tracked)
+@pytest.mark.parametrize("first", ["git-lfs", "theta"])
+def test_beside_git_lfs(new_repository: Callable[[str], Repository], model: Model, first: str) -> None:
+    """Whoever comes first: the files of both are pushed, and come back in a fresh clone."""
+    repository = new_repository("repository")
+    set_up_both(repository, first)
+    weights = os.urandom(100_000)
+    repository.write("weights.bin", weights)
+    repository.write(model.path, model.version(1))
+    repository.commit("both")
+    assert_clean(repository)
+    remote = publish(repository)
+    repository.git("push", "--quiet", "origin", "main")
+    clone = cloned(repository, remote)
+    assert clone.read(model.path) == model.version(1)
+    assert clone.read("weights.bin") == weights
+    assert_clean(clone)
+
+
+@pytest.mark.needs_git_lfs
+def test_what_git_lfs_overwrites_comes_back(new_repository: Callable[[str], Repository], model: Model) -> None:
+    repository = new_repository("repository")
+    set_up_both(repository, "theta")
+    hook = repository.git_directory / "hooks" / "pre-push"
+    for renew in (("theta", "install", "--local"), ("add", model.path)):
+        repository.git("lfs", "update", "--force")
+        git_lfs = hook.read_text()
+        assert "theta" not in git_lfs
+        repository.write(model.path, model.version(1))
+        repository.git(*renew)
+        renewed = hook.read_text()
+        assert "git theta pre-push" in renewed
+        assert [renewed.count(call) for call in ("git lfs pre-push", *git_lfs.splitlines())] == [1] * 4
+    repository.write("weights.bin", b"weights" * 1000)
+    repository.commit("both")
+    remote = publish(repository)
+    repository.git("push", "--quiet", "origin", "main")
+    clone = cloned(repository, remote)
+    assert clone.read(model.path) == model.version(1)
+    assert clone.read("weights.bin") == b"weights" * 1000
+
+
+def set_up_both(repository: Repository, first: str) -> None:
+    """Set up git-lfs for *.bin and us for models."""
+    if first == "git-lfs":
+        repository.git("lfs", "install", "--local")
+    repository.git("theta", "install", "--local")
+    repository.git("theta", "track", "*.pt", "*.safetensors")
+    if first == "theta":
+        # That is how it is with any hook that it did not write; its settings are written all the same.
+        assert "Hook already exists: pre-push" in repository.git_fails("lfs", "install", "--local")
+    repository.git("lfs", "track", "*.bin")
+
+
+def publish(repository: Repository) -> Repository:
+    """Return a new bare repository, which is `origin` now."""
+    remote = Repository.init(repository.path.parent / "remote.git", repository.environment, "--bare")
+    repository.git("remote", "add", "origin", remote.path.as_uri())
+    return remote
+
+
+def cloned(repository: Repository, remote: Repository) -> Repository:
+    """Return a fresh clone, in which both filters ran."""
+    clone = repository.at(repository.path.parent / "clone")
+    repository.git("theta", "install", "--global")
+    repository.git("lfs", "install", "--skip-repo")
+    repository.git("clone", "--quiet", remote.path.as_uri(), str(clone.path))
+    return clone
 
 
 def test_git_streams_large_files_to_clean(tracked: Repository, minilm: Path) -> None:

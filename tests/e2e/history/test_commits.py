@@ -123,10 +123,14 @@ def test_remote_tracking_refs(stored: Repository, open_commits: OpenCommits) -> 
     stored.git("symbolic-ref", "refs/remotes/o/HEAD", "refs/remotes/o/main")
     stored.git("update-ref", "refs/heads/o/main", third)
     commits = open_commits(stored)
-    assert sorted(commits.tracked("o")) == sorted([first, second])
-    assert commits.tracked("team/o") == [third]
+    assert commits.tracked("o") == {b"HEAD": first, b"main": first, b"x": second, b"y": second}
+    assert commits.tracked("team/o") == {b"main": third}
+    stored.git("config", "remote.team.url", "x")
+    assert commits.tracked("team") == {b"o/main": third}
+    stored.git("config", "remote.team/o.url", "y")
+    assert commits.tracked("team") == {}  # they are those of team/o
     for other in ("", "*", "o*", "o/../o2", "/o", "file:///srv/o", "../o", "--all", "\udcff"):
-        assert commits.tracked(other) == []
+        assert commits.tracked(other) == {}
 
 
 def test_a_symbolic_link_is_no_checkpoint(stored: Repository, open_commits: OpenCommits) -> None:
@@ -164,6 +168,19 @@ def test_every_blob_of_a_range_once(stored: Repository, open_commits: OpenCommit
     assert in_range(commits, []) == []
     [found] = commits.in_range(["HEAD"], ["HEAD~1"])
     assert (found.path, found.blob, found.data) == (b"c.pt", stored.git("rev-parse", "HEAD:c.pt"), metadata(4))
+
+
+def test_which_commit_brought_a_blob(stored: Repository, open_commits: OpenCommits) -> None:
+    first = commit(stored, a_pt=1)
+    second = commit(stored, a_pt=2)
+    third = commit(stored, a_pt=1)
+    stored.git("rm", "--quiet", "--cached", "a.pt")
+    stored.git("commit", "--quiet", "--message", "gone")
+    commits = open_commits(stored)
+    blob = stored.git("rev-parse", f"{first}:a.pt")
+    assert commits.brought(blob, ["HEAD"], []) == first
+    assert commits.brought(blob, ["HEAD"], [second]) == third
+    assert commits.brought(blob, ["HEAD"], [third]) is None
 
 
 def test_a_range_with_merges(stored: Repository, open_commits: OpenCommits) -> None:

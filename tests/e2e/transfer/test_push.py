@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -200,3 +201,147 @@ def test_fetch_says_what_did_not_come(source: Repository, server: Repository, tm
     clone.git("config", "theta.transferRetries", "0")
     assert lost in clone.git_fails("theta", "fetch", "--all")
     assert objects(clone, below=".git") == objects(source, below=".git") - {lost}
+
+
+def other_server(source: Repository, name: str = "other") -> Repository:
+    return Repository.init(source.path.parent / name, source.environment, "--bare")
+
+
+def next_version(source: Repository, seed: int) -> bytes:
+    """Commit a version of the model in which one bias differs from the second one."""
+    tensors = models.state_dict(1)
+    name = min(tensors)
+    tensors[name] = tensors[name] + seed
+    data = models.safetensors_bytes(tensors)
+    source.write("model.safetensors", data)
+    source.commit(f"version {seed}")
+    return data
+
+
+def test_nothing_to_push_is_no_error(source: Repository) -> None:
+    source.git("push", "--quiet", "origin", "main")
+    source.git("push", "--quiet", "origin", "main")
+    source.git("push", "--quiet", "origin", ":refs/heads/none", "main")
+
+
+def test_a_push_all_or_nothing_with_a_lease(source: Repository, server: Repository, tmp_path: Path) -> None:
+    source.git("push", "--quiet", "origin", "main")
+    source.git("tag", "-a", "-m", "a tag", "v1")
+    source.git("commit", "--quiet", "--amend", "--message", "again")
+    data = next_version(source, 5)
+    source.git("push", "--quiet", "--atomic", "--force-with-lease", "--follow-tags", "--all", "origin")
+    assert checked_out(source, server, tmp_path / "clone") == data
+
+
+def test_a_failing_push_of_several_refs_leaves_none_of_them(source: Repository, server: Repository) -> None:
+    source.git("branch", "old", "HEAD~1")
+    source.git("config", "lfs.url", "file:///nowhere/at/all")
+    source.git_fails("push", "origin", "main", "old", "HEAD:refs/tags/v1")
+    assert server.git("for-each-ref") == ""
+
+
+@pytest.mark.parametrize("how", ["--depth=1", "--filter=blob:none"])
+def test_from_a_clone_that_has_not_everything(source: Repository, server: Repository, tmp_path: Path, how: str) -> None:
+    source.git("push", "--quiet", "origin", "main")
+    server.git("config", "uploadpack.allowFilter", "true")
+    source.git("theta", "install", "--global")
+    source.git("clone", "--quiet", how, server.path.as_uri(), str(tmp_path / "clone"))
+    clone = source.at(tmp_path / "clone")
+    data = next_version(clone, 3)
+    clone.git("push", "--quiet", "origin", "HEAD:refs/heads/side", "main")
+    assert objects(server) == objects(source, below=".git") | objects(clone, below=".git")
+    assert checked_out(source, server, tmp_path / "other") == data
+
+
+ELSEWHERE = {
+    "pushurl": ("remote.origin.pushurl", "{url}"),
+    "pushInsteadOf": ("url.{url}.pushInsteadOf", "nick:"),
+    "remote.pushDefault": ("remote.pushDefault", "second"),
+}
+
+
+@pytest.mark.parametrize("how", ELSEWHERE)
+def test_what_is_pushed_elsewhere_is_whole_there(
+    source: Repository, server: Repository, tmp_path: Path, how: str
+) -> None:
+    """Remote-tracking refs tell what the remote has from which is fetched."""
+    source.git("push", "--quiet", "origin", "main")
+    other = other_server(source)
+    url = other.path.as_uri()
+    source.git("remote", "add", "second", url)
+    key, value = ELSEWHERE[how]
+    if how == "pushInsteadOf":
+        source.git("config", "remote.origin.url", "nick:")
+        source.git("config", f"url.{server.path.as_uri()}.insteadOf", "nick:")
+    source.git("config", key.format(url=url), value.format(url=url))
+    source.git("config", "push.default", "current")
+    source.git("push", "--quiet")
+    assert objects(other) == objects(source, below=".git")
+    # By hand, to where `git push` goes.
+    shutil.rmtree(other.path / "lfs")
+    source.git("theta", "push", "--all")
+    assert objects(other) == objects(source, below=".git")
+
+
+@pytest.mark.parametrize("key", ["lfs.url", "remote.origin.lfspushurl", ".lfsconfig"])
+def test_objects_may_have_a_place_of_their_own(source: Repository, server: Repository, key: str) -> None:
+    other = other_server(source)
+    if key == ".lfsconfig":
+        source.git("config", "--file", ".lfsconfig", "lfs.url", other.path.as_uri())
+        source.commit("where objects are")
+    else:
+        source.git("config", key, other.path.as_uri())
+    source.git("push", "--quiet", "origin", "main")
+    assert objects(other) == objects(source, below=".git")
+    assert objects(server) == set()
+    assert server.git("rev-parse", "main") == source.git("rev-parse", "main")
+
+
+def test_several_push_urls_are_all_whole(source: Repository, server: Repository) -> None:
+    other = other_server(source)
+    for each in (server, other):
+        source.git("config", "--add", "remote.origin.pushurl", each.path.as_uri())
+    source.git("push", "--quiet", "origin", "main")
+    assert objects(server) == objects(other) == objects(source, below=".git")
+
+
+def test_a_remote_that_moved_gets_everything(source: Repository) -> None:
+    source.git("push", "--quiet", "origin", "main", "HEAD~1:refs/heads/old")
+    moved = other_server(source)
+    source.git("remote", "set-url", "origin", moved.path.as_uri())
+    source.git("push", "--quiet", "origin", "main")
+    assert objects(moved) == objects(source, below=".git")
+
+
+def test_a_deleted_branch_is_pushed_again_without_what_is_there(source: Repository, server: Repository) -> None:
+    source.git("push", "--quiet", "origin", "HEAD~1:refs/heads/kept", "main")
+    before = objects(server)
+    server.git("update-ref", "-d", "refs/heads/main")
+    data = next_version(source, 6)
+    for store in ("lfs", "theta"):  # what only the commit that the server has needs: not here, and not asked for
+        for oid in before - objects_of(source, "main"):
+            (source.path / ".git" / store / "objects" / oid[:2] / oid[2:4] / oid).unlink(missing_ok=True)
+    source.git("push", "--quiet", "origin", "main")
+    assert data == source.read("model.safetensors")
+    assert objects(server) == before | objects(source, below=".git")
+
+
+def objects_of(repository: Repository, *range_: str) -> set[str]:
+    """Return what the metadata of the model in some commits names, at every version of it."""
+    found: set[str] = set()
+    for commit in repository.git("rev-list", *range_, "--", "model.safetensors").split():
+        found |= set(re.findall(r'"oid": "([0-9a-f]{64})"', repository.git("show", f"{commit}:model.safetensors")))
+    return found
+
+
+def test_refs_of_a_remote_inside_of_another_ones_name(source: Repository, server: Repository) -> None:
+    other = other_server(source)
+    source.git("remote", "rename", "origin", "up")
+    source.git("push", "--quiet", "up", "main")
+    source.git("update-ref", "-d", "refs/remotes/up/main")
+    source.git("config", "remote.up/stream.url", server.path.as_uri())
+    source.git("config", "remote.up/stream.fetch", "+refs/heads/*:refs/remotes/up/stream/*")
+    source.git("fetch", "--quiet", "up/stream")
+    source.git("remote", "set-url", "up", other.path.as_uri())
+    source.git("push", "--quiet", "up", "HEAD:refs/heads/new")
+    assert objects(other) == objects(source, below=".git")

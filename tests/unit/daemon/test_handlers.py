@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from tests.support.repository import Repository
 from tests.support.streams import Pieces
 from theta_daemon.daemon import handlers
 from theta_daemon.formats.source import Readable
@@ -48,3 +49,16 @@ def test_a_clean_during_a_checkout(shown: list[bool]) -> None:
     serving._checkout = cast(Checkout, SimpleNamespace(pause=lambda: None))
     serving.clean(b"a.pt", Pieces(b""))
     assert shown == [False]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("unwanted", [True, False])
+def test_git_that_was_asked_to_be_quiet(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, wanted: bool, unwanted: bool
+) -> None:
+    repository.git("config", "theta.progress", str(wanted))
+    monkeypatch.chdir(repository.path)
+    monkeypatch.setattr(handlers, "is_unwanted", lambda: unwanted)
+    made = handlers.make_handlers()
+    assert made._services.settings.progress is (wanted and not unwanted)
+    made.close()

@@ -25,15 +25,47 @@ def planned(present: bytes | None, *, is_executable: bool = True, is_own: bool =
     return hooks.planned(OWN, present, is_executable, is_own)
 
 
-@pytest.mark.parametrize(
-    "present", [None, GIT_LFS, b"#!/bin/bash\necho mine\n", b"#!/usr/bin/env bash\n", b"#! /bin/sh -e\ntrue\n"]
-)
-def test_ours_goes_in_front_of_what_is_there_and_out_again(present: bytes | None) -> None:
+SCRIPTS = [GIT_LFS, b"#!/bin/bash\necho mine\n", b"#!/usr/bin/env bash\n", b"#! /bin/sh -e\ntrue\n"]
+SCRIPTS += [b"#!/bin/sh\nexec make \xff test\n", b"#!/bin/zsh\nwhile read a b c d; do echo $a; done\n"]
+
+
+@pytest.mark.parametrize("present", SCRIPTS)
+@pytest.mark.parametrize("sends_lfs", [True, False])
+def test_ours_goes_in_front_of_what_is_there_and_out_again(present: bytes, sends_lfs: bool) -> None:
     found = planned(present)
     assert found.content is not None
     assert found.content.count(hooks.BLOCK.encode()) == 1
     assert planned(found.content).is_ours
-    assert hooks.without(found.content) == present
+    assert hooks.is_current(found.content)
+    assert hooks.without(found.content, sends_lfs=sends_lfs) == present
+
+
+def test_a_hook_of_our_own_sends_for_git_lfs_too_until_somebody_else_does() -> None:
+    made = planned(None).content
+    assert made == b"#!/bin/sh\n" + hooks.BLOCK_WITH_LFS.encode()
+    assert planned(made).is_ours
+    assert hooks.is_current(made)
+    assert hooks.without(made, sends_lfs=True) is None
+    longer = made + b"make test\n"
+    assert planned(longer).is_ours
+    assert hooks.without(longer, sends_lfs=False) == b"#!/bin/sh\nmake test\n"
+    # As `git lfs update --manual` says.
+    merged = planned(longer + b'git lfs pre-push "$@"\n').content
+    assert merged == b"#!/bin/sh\n" + hooks.BLOCK.encode() + b'make test\ngit lfs pre-push "$@"\n'
+    assert hooks.without(merged, sends_lfs=True) == b'#!/bin/sh\nmake test\ngit lfs pre-push "$@"\n'
+
+
+def test_without_us_the_rest_of_the_hook_still_sends_for_git_lfs() -> None:
+    made = planned(None).content
+    assert made is not None
+    left = hooks.without(made + b"make test\n", sends_lfs=True)
+    assert left is not None
+    assert b"git lfs pre-push" in left
+    assert b"git theta" not in left
+    assert left.endswith(b"\nmake test\n")
+    again = planned(left).content
+    assert again == b"#!/bin/sh\n" + hooks.BLOCK.encode() + left.removeprefix(b"#!/bin/sh\n")
+    assert hooks.without(again, sends_lfs=True) == left
 
 
 @pytest.mark.parametrize(
@@ -44,7 +76,7 @@ def test_ours_goes_in_front_of_what_is_there_and_out_again(present: bytes | None
         (b"", "no script for the shell"),
         (b"echo no shebang\n", "no script for the shell"),
         (b"#!/bin/sh\r\necho windows\r\n", "no script for the shell"),
-        (PRE_COMMIT, ".pre-commit-config.yaml"),
+        (PRE_COMMIT, "pre-commit install"),
         (LEFTHOOK, "lefthook.yml"),
     ],
 )
@@ -68,54 +100,127 @@ def test_husky_is_told_where_to_add_it() -> None:
     assert ".husky/pre-push" in (found.advice or "")
 
 
-@pytest.mark.parametrize("present", [GIT_THETA, b'#!/bin/sh\ngit-theta pre-push "$@" || exit 1\necho more\n'])
+CALLS = [GIT_THETA, b'#!/bin/sh\ngit-theta pre-push "$@" || exit 1\necho more\n', b"#!/bin/sh\ngit theta push origin\n"]
+CALLS += [b'#!/usr/bin/env python3\nsubprocess.run(["git", "theta", "pre-push", *sys.argv[1:]], check=True)\n']
+
+
+@pytest.mark.parametrize("present", CALLS)
 def test_a_hook_that_calls_us_stays_as_it_is(present: bytes) -> None:
     assert planned(present).is_ours
+    assert planned(present, is_own=False).is_ours
+    assert hooks.without(present, sends_lfs=True) == present
 
 
-def test_a_mere_comment_is_no_call() -> None:
-    assert planned(b"#!/bin/sh\n# git theta pre-push is not used here\n").content is not None
+@pytest.mark.parametrize(
+    "line", ["# git theta pre-push is not used here", "# or run git theta push", "cd git-theta; git push two"]
+)
+def test_what_only_looks_like_a_call_is_none(line: str) -> None:
+    assert planned(f"#!/bin/sh\n{line}\n".encode()).content is not None
 
 
-def test_lines_of_an_older_version_are_replaced() -> None:
-    old = b'#!/bin/sh\n# >>> theta-daemon >>>\ngit theta pre-push "$@"\n# <<< theta-daemon <<<\necho mine\n'
-    found = planned(old)
-    assert found.content == b"#!/bin/sh\n" + hooks.BLOCK.encode() + b"echo mine\n"
+@pytest.mark.parametrize(
+    ("mine", "block"), [(b"echo mine\n", hooks.BLOCK), (b"", hooks.BLOCK_WITH_LFS), (GIT_LFS, hooks.BLOCK)]
+)
+def test_lines_of_an_older_version_are_replaced(mine: bytes, block: str) -> None:
+    old = b'# >>> theta-daemon >>>\ngit theta pre-push "$@"\n# <<< theta-daemon <<<\n'
+    assert not hooks.is_current(old)
+    assert planned(b"#!/bin/sh\n" + old + mine).content == b"#!/bin/sh\n" + block.encode() + mine
 
 
 SHELLS = [shell for shell in ("sh", "bash", "dash", "zsh", "ksh") if shutil.which(shell)]
 REFS = b"refs/heads/main 1 refs/heads/main 0\nrefs/tags/a b 2 refs/tags/a$(b) 0\n"
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-@pytest.mark.parametrize("given", [REFS, b""])
-@pytest.mark.parametrize(("ours", "theirs", "code"), [(0, 0, 0), (3, 0, 3), (0, 4, 4)])
-def test_both_get_the_refs_and_either_stops_the_push(
-    tmp_path: Path, shell: str, given: bytes, ours: int, theirs: int, code: int
-) -> None:
-    present = f'#!/bin/{shell}\ncat > "{tmp_path}/theirs"\necho "$@" > "{tmp_path}/arguments"\nexit {theirs}\n'.encode()
-    found = planned(present)
-    assert found.content is not None
-    program = tmp_path / "bin"
+def pushed(
+    hook: bytes, shell: str, given: bytes, folder: Path, *, ours: int = 0, lfs: int = 0, is_lfs_set: bool = True
+) -> int:
+    """Run a hook; what `git theta` and `git lfs` get to read and as arguments lies in `folder` then."""
+    program = folder / "bin"
     program.mkdir()
-    for name in ("git", "git-theta"):
-        (program / name).write_text(
-            f'#!/bin/sh\ncat > "{tmp_path}/ours"\necho "$@" > "{tmp_path}/called"\nexit {ours}\n'
-        )
+    (program / "git").write_text(
+        f"""#!/bin/sh
+case $1 in
+    config) exit {0 if is_lfs_set else 1} ;;
+    theta) code={ours} ;;
+    lfs) code={lfs} ;;
+esac
+cat > "{folder}/read-by-$1"
+echo "$@" >> "{folder}/called-$1"
+exit $code
+"""
+    )
+    for name in ("git", "git-theta", "git-lfs"):
+        (program / name).touch()
         (program / name).chmod(0o755)
     done = subprocess.run(
-        [shell, "-c", found.content.decode(), "pre-push", "my-remote", "the url"],
+        [shell, "-c", hook.decode(), "pre-push", "my-remote", "the url"],
         input=given,
         env={"PATH": f"{program}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         check=False,
     )
-    assert done.returncode == code, done.stderr
-    assert (tmp_path / "called").read_text() == "theta pre-push my-remote the url\n"
-    assert (tmp_path / "ours").read_bytes().strip() == given.strip()
+    assert done.stderr == b""
+    return done.returncode
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(("ours", "theirs", "code"), [(0, 0, 0), (3, 0, 3), (0, 4, 4)])
+def test_both_get_the_refs_and_either_stops_the_push(
+    tmp_path: Path, shell: str, ours: int, theirs: int, code: int
+) -> None:
+    present = f'#!/bin/{shell}\ncat > "{tmp_path}/theirs"\necho "$@" > "{tmp_path}/arguments"\nexit {theirs}\n'.encode()
+    found = planned(present)
+    assert found.content is not None
+    assert pushed(found.content, shell, REFS, tmp_path, ours=ours) == code
+    assert (tmp_path / "called-theta").read_text() == "theta pre-push my-remote the url\n"
+    assert (tmp_path / "read-by-theta").read_bytes() == REFS
+    assert not (tmp_path / "called-lfs").exists()
     if not ours:
-        assert (tmp_path / "theirs").read_bytes() == given
+        assert (tmp_path / "theirs").read_bytes() == REFS
         assert (tmp_path / "arguments").read_text() == "my-remote the url\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_where_nothing_is_pushed_the_others_run_all_the_same(tmp_path: Path, shell: str) -> None:
+    found = planned(f'#!/bin/{shell}\ncat > "{tmp_path}/theirs"\nexit 5\n'.encode())
+    assert found.content is not None
+    assert pushed(found.content, shell, b"", tmp_path) == 5
+    assert (tmp_path / "theirs").read_bytes() == b""
+    assert not (tmp_path / "called-theta").exists()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(("ours", "lfs", "theirs", "code"), [(0, 0, 0, 0), (3, 0, 0, 3), (0, 4, 0, 4), (0, 0, 5, 5)])
+def test_git_lfs_is_called_where_it_put_no_hook_of_its_own(
+    tmp_path: Path, shell: str, ours: int, lfs: int, theirs: int, code: int
+) -> None:
+    made = planned(None).content
+    assert made is not None
+    mine = f'cat > "{tmp_path}/theirs"\nexit {theirs}\n'.encode()
+    assert pushed(made + mine, shell, REFS, tmp_path, ours=ours, lfs=lfs) == code
+    assert (tmp_path / "called-lfs").exists() == (not ours)
+    if not ours:
+        assert (tmp_path / "called-lfs").read_text() == "lfs pre-push my-remote the url\n"
+        assert (tmp_path / "read-by-lfs").read_bytes() == REFS
+    if not (ours or lfs):
+        assert (tmp_path / "theirs").read_bytes() == REFS
+
+
+def test_git_lfs_is_not_called_where_nobody_set_it_up(tmp_path: Path) -> None:
+    made = planned(None).content
+    assert made is not None
+    assert pushed(made, "sh", REFS, tmp_path, is_lfs_set=False, lfs=1) == 0
+    assert not (tmp_path / "called-lfs").exists()
+
+
+def test_without_us_git_lfs_and_the_rest_get_the_refs(tmp_path: Path) -> None:
+    made = planned(None).content
+    assert made is not None
+    left = hooks.without(made + f'cat > "{tmp_path}/theirs"\n'.encode(), sends_lfs=True)
+    assert left is not None
+    assert pushed(left, "sh", REFS, tmp_path) == 0
+    assert (tmp_path / "called-lfs").read_text() == "lfs pre-push my-remote the url\n"
+    assert (tmp_path / "theirs").read_bytes() == (tmp_path / "read-by-lfs").read_bytes() == REFS
 
 
 def test_without_our_program_nothing_is_pushed(tmp_path: Path) -> None:
