@@ -71,7 +71,8 @@ class Settings(Frozen):
     """Everything that depends on the environment, the directory, and git's configuration.
 
     All paths are absolute. `directory` is where child git processes run, with `child_environment` and nothing else.
-    `alternates` are existing directories that hold LFS objects of other repositories, nearest first, each once.
+    `alternates` are existing directories that hold objects of other repositories, Git LFS's and ours, nearest first,
+    each once: they are only ever read.
     `memory_limit` is in bytes, and so is `cache_size`, which is a part of it: at most half, and 0 for no cache.
     `fsync` tells whether git would flush a loose object to disk before it is there.
     `checkpoint_type` is a name of git-theta's, and `compression` the name of a codec, each known here or not, and
@@ -173,7 +174,9 @@ class PendingSettings:
             work_tree=work_tree,
             index_file=index_file,
             lfs_storage=storage,
-            alternates=_lfs_alternates(objects, self._environ, self._directory, storage / "objects"),
+            alternates=_lent_stores(
+                objects, self._environ, self._directory, (storage / "objects", common_dir / "theta" / "objects")
+            ),
             compatible=config.parsed("theta.compatible", _compatible, lambda: "auto"),
             fsync=gitconfig.flushes_loose_objects(config),
             checkpoint_type=_checkpoint_type(config, self._environ),
@@ -292,11 +295,14 @@ def _lfs_storage(common_dir: Path, config: Config) -> Path:
     return Path(os.path.normpath(common_dir / (config.text("lfs.storage") or "lfs")))
 
 
-def _lfs_alternates(objects: Path, environ: Mapping[str, str], directory: Path, own: Path) -> tuple[Path, ...]:
-    # git-lfs's rule: beside the alternate `<git dir>/objects` lie its LFS objects, `<git dir>/lfs/objects`.
+def _lent_stores(objects: Path, environ: Mapping[str, str], directory: Path, own: tuple[Path, ...]) -> tuple[Path, ...]:
+    # git-lfs's rule (tried, 3.3): beside the alternate `<git dir>/objects` lie its LFS objects, in `<git dir>/lfs`,
+    # whatever lfs.storage is there. Beside them lie ours, which no `git lfs prune` in that repository takes.
     listed = os.fsencode(environ.get("GIT_ALTERNATE_OBJECT_DIRECTORIES", ""))
-    stores = [found.parent / "lfs" / "objects" for found in alternates.of(objects, listed, directory)]
-    return tuple(store for store in dict.fromkeys(stores) if store != own and store.is_dir())
+    lenders = dict.fromkeys(found.parent for found in alternates.of(objects, listed, directory))
+    stores = [lender / name / "objects" for lender in lenders for name in ("lfs", "theta")]
+    mine = {os.path.realpath(store) for store in own} if stores else set()
+    return tuple(store for store in stores if os.path.isdir(store) and os.path.realpath(store) not in mine)
 
 
 def _compatible(text: str | None) -> Compatible:

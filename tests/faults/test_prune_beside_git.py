@@ -120,6 +120,43 @@ def test_prune_in_a_loop_while_commits_are_made(tracked: Repository) -> None:
         assert tracked.git_bytes("cat-file", "--filters", f"{commit}:{NAMES[0]}") == content
 
 
+def test_checkout_and_pull_while_two_prune(tracked: Repository) -> None:
+    """Nothing that a ref needs ever goes, not even for a moment, however old it is and whatever else goes."""
+    for number in range(4):
+        tracked.write(NAMES[0], checkpoint(2000 + number * 7, groups=12))
+        tracked.commit("next", NAMES[0])
+    contents = [checkpoint(2000 + number * 7, groups=12) for number in range(4)]
+    done = threading.Event()
+    failures: list[bytes] = []
+
+    def prune() -> None:
+        while not done.is_set():
+            child = run_theta(tracked, "prune", "--expire=now")
+            _, said = child.communicate()
+            if child.returncode != 0 and b"was changed whenever" not in said and b"another git theta prune" not in said:
+                failures.append(said)
+
+    pruners = [threading.Thread(target=prune) for _ in range(2)]
+    for pruner in pruners:
+        pruner.start()
+    skipping = tracked.in_environment(GIT_THETA_SKIP_SMUDGE="1")
+    try:
+        for number in range(4):
+            make_old(tracked)
+            tracked.git("checkout", "--quiet", f"main~{number % 4}")
+            assert tracked.read(NAMES[0]) == contents[3 - number % 4]
+            skipping.git("checkout", "--quiet", f"main~{(number + 1) % 4}")
+            tracked.git("theta", "pull", "-q")
+            assert tracked.read(NAMES[0]) == contents[3 - (number + 1) % 4]
+    finally:
+        done.set()
+        for pruner in pruners:
+            pruner.join()
+    assert failures == []
+    assert tracked.git("theta", "fsck") == ""
+    assert theta_objects(tracked) == named(tracked, blobs(tracked))
+
+
 def test_killed(tracked: Repository) -> None:
     kept = theta_objects(tracked)
     points = random.Random(3)

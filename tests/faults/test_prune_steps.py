@@ -5,6 +5,7 @@ A death is an exception that nothing catches: what is not done by the system sta
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from theta_daemon.errors import ThetaError
+from theta_daemon.errors import RepositoryError, ThetaError
 from theta_daemon.metadata.entries import ObjectRef
 from theta_daemon.store.objects import ObjectStore
 from theta_daemon.store.removal import Removal, stored_in
@@ -160,6 +161,25 @@ def test_killed_before_any_call(tmp_path: Path, links: bool) -> None:
         assert list(stored_in(root / "theta")) == []
         assert list(store.lfs_objects.glob("??/??/*")) == []
         assert list((root / "theta" / "objects").glob("removed-*")) == []
+
+
+@pytest.mark.parametrize("store", ["lfs", "theta"])
+def test_a_name_that_cannot_be_removed(tmp_path: Path, store: str) -> None:
+    """The object has its name in our store again: else the next `git lfs prune` would take the only one it has."""
+    made = make(tmp_path, links=True)
+    unlink = os.unlink
+
+    def refuse(path: str | Path) -> None:
+        if (os.path.basename(path) == REF.oid) == (store == "lfs"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        with pytest.raises(RepositoryError, match="Read-only file system"):
+            remove_all(tmp_path)
+    assert_there(tmp_path)
+    assert made.contains(REF.oid, REF.size)
 
 
 def kept(root: Path, oid: str) -> Iterator[bytes]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from theta_daemon.cli.terminal import count, emit, note, quoted, shown, warn
@@ -20,9 +24,9 @@ if TYPE_CHECKING:
     from theta_daemon.errors import ThetaError
     from theta_daemon.history.reachable import Content, Reachable
     from theta_daemon.metadata.entries import ObjectRef
-    from theta_daemon.pipelines.fsck import Problem
-    from theta_daemon.pipelines.services import Services
+    from theta_daemon.pipelines.fsck import Fetch, Problem
     from theta_daemon.settings import Settings
+    from theta_daemon.store.fetch import Fetcher
 
 _AT_ONCE = 1000  # problems that are told together: each time the history is gone through for their commits
 
@@ -71,6 +75,7 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     from theta_daemon.history.reachable import Reachable
     from theta_daemon.pipelines.fsck import Fsck, Scope
     from theta_daemon.pipelines.services import open_services
+    from theta_daemon.store.fetch import Fetcher
 
     here = place.settings()
     asked = _asked(here, arguments.revisions)
@@ -82,7 +87,14 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     with ExitStack() as stack:
         services = open_services(here, lambda path, text: warn(f"{shown(path)}: {text}"))
         stack.callback(services.close)
-        fetch = partial(_fetch, services) if arguments.repair else None
+        fetch: Fetch | None = None
+        if arguments.repair:
+            # What the lenders have is not what is asked for.
+            fetcher = Fetcher(here, services.store.alone())
+            from_remote = Fetcher(stack.enter_context(_borrowing_nothing(here)), services.store.alone())
+            stack.callback(fetcher.close)
+            stack.callback(from_remote.close)
+            fetch = partial(_fetch, fetcher, from_remote)
         told = stack.enter_context(meter("Checking", 0, 0, shown=here.progress and not arguments.quiet))
         fsck = Fsck(services, scope, told, fetch)
         problems: list[Problem] = []
@@ -108,11 +120,46 @@ def _asked(here: Settings, revisions: Sequence[str]) -> _Asked:
     return _Asked(tuple(commits.commit(revision) for revision in revisions if revision not in ranges), ranges)
 
 
-def _fetch(services: Services, refs: Sequence[ObjectRef]) -> Mapping[ObjectRef, ThetaError]:
-    """Fetch objects, and return those that could not be had, and why."""
-    batch = services.fetcher.want(refs)
+@contextmanager
+def _borrowing_nothing(here: Settings) -> Iterator[Settings]:
+    """Yield settings with which git-lfs finds nothing in the repositories that this one borrows from.
+
+    It would link what it finds there, damaged or not, instead of fetching it (tried, 3.3). It looks for the list of
+    them in the git directory, without asking git; so it gets one that has HEAD and the objects of Git LFS alone, and
+    git says the rest. Only for what they have damaged: so called, git-lfs 3.3 takes an lfs.storage of ours for that of
+    a remote with a file:// URL.
+    """
+    if not here.alternates:
+        yield here
+        return
+    here.temporary.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=here.temporary) as folder:
+        storage = os.path.relpath(here.lfs_storage, here.common_dir)
+        git_dir = Path(folder, *["git"] * (1 + Path(storage).parts.count(os.pardir)))
+        git_dir.mkdir(parents=True)
+        for name in ("HEAD", "config.worktree"):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(here.git_dir / name, git_dir / name)
+        # Where a relative lfs.storage leads from there, or the default; one that is absolute is what it was.
+        place = Path(os.path.normpath(git_dir / storage))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        here.lfs_storage.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(here.lfs_storage)
+        environment = {**here.child_environment, "GIT_DIR": str(git_dir), "GIT_COMMON_DIR": str(here.common_dir)}
+        environment.pop("GIT_ALTERNATE_OBJECT_DIRECTORIES", None)
+        if here.work_tree is not None:
+            environment["GIT_WORK_TREE"] = str(here.work_tree)
+        yield here.replace(child_environment=environment)
+
+
+def _fetch(
+    fetcher: Fetcher, from_remote: Fetcher, refs: Sequence[ObjectRef], lent: bool
+) -> Mapping[ObjectRef, ThetaError]:
+    """Fetch objects, and return those that could not be had, and why; lenders have damaged copies of those `lent`."""
+    chosen = from_remote if lent else fetcher
+    batch = chosen.want(refs)
     while not batch.is_settled:
-        services.fetcher.wait([batch])
+        chosen.wait([batch])
     return batch.failed
 
 

@@ -45,10 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Delete, and say what that freed."""
-    from theta_daemon.pipelines.unneeded import look, only_on_remote
+    from theta_daemon.pipelines.unneeded import look, look_again, only_on_remote
     from theta_daemon.store.removal import Removal
 
     here = place.settings()
+    if place.git.line("config", "--type=bool", "--default", "false", "extensions.preciousObjects") == b"true":
+        raise RepositoryError(
+            "objects are precious in this repository (extensions.preciousObjects)",
+            hint="as with git prune, nothing is deleted while that is set: others may borrow objects from here",
+        )
     expires = _expires(place, arguments.expire)
     if arguments.pushed is not None and arguments.pushed not in _remotes(place):
         raise UsageError(f"there is no remote {arguments.pushed!r}", hint="git remote lists them")
@@ -64,34 +69,41 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
             if arguments.pushed is not None:
                 pushed = only_on_remote(here, arguments.pushed, old.ours, shown)
         if pushed and not arguments.dry_run:
-            _make_sure(here, arguments.pushed, pushed)
-        _remove(removal, {**old.unneeded, **pushed}, arguments)
+            _make_sure(here, arguments.pushed, pushed, shown=here.progress and not arguments.quiet)
+            look_again(here, old)
+        _remove(removal, {**old.unneeded, **pushed}, arguments, shown=here.progress and not arguments.quiet)
     return 0
 
 
-def _remove(removal: Removal, objects: Mapping[str, Stored], arguments: argparse.Namespace) -> None:
+def _remove(removal: Removal, objects: Mapping[str, Stored], arguments: argparse.Namespace, *, shown: bool) -> None:
     removed = freed = 0
-    for stored in objects.values():
-        size = removal.frees(stored) if arguments.dry_run else removal.remove(stored)
-        if size is None:
-            continue
-        removed, freed = removed + 1, freed + size
-        if arguments.verbose:
-            say(f"{stored.size}\t{stored.oid}")
+    what = "Looking at objects" if arguments.dry_run else "Deleting objects"
+    with meter(what, len(objects), 0, shown=shown and not arguments.verbose) as told:
+        for stored in objects.values():
+            size = removal.frees(stored) if arguments.dry_run else removal.remove(stored)
+            told.advance(items=1)
+            if size is None:
+                continue
+            removed, freed = removed + 1, freed + size
+            if arguments.verbose:
+                say(f"{stored.size}\t{stored.oid}")
     done = "would be deleted" if arguments.dry_run else "deleted"
     say(f"{count(removed, 'object')} {done}, {count(freed, 'byte')} freed")
 
 
-def _make_sure(here: Settings, remote: str, objects: Mapping[str, Stored]) -> None:
+def _make_sure(here: Settings, remote: str, objects: Mapping[str, Stored], *, shown: bool) -> None:
     """Make sure that a remote has objects: git-lfs asks for each whether it is there, and sends it if not."""
     from theta_daemon.metadata.entries import ObjectRef
     from theta_daemon.store.objects import ObjectStore
 
     store = ObjectStore(here.lfs_objects, here.theta_dir / "objects", here.temporary)
-    for stored in objects.values():
-        ref = ObjectRef(stored.oid, stored.size)
-        store.verify(ref, store.open(ref), forgetting=True)  # git-lfs looks into its own store alone: `open` heals that
-    lfs.push(here.child_environment, remote, sorted(objects))
+    with meter("Checking objects", len(objects), sum(each.size for each in objects.values()), shown=shown) as told:
+        for stored in objects.values():
+            ref = ObjectRef(stored.oid, stored.size)
+            # git-lfs looks into its own store alone: `open` heals that.
+            store.verify(ref, store.open(ref), forgetting=True)
+            told.advance(items=1, size=stored.size)
+    lfs.push(here.child_environment, remote, sorted(objects), shown=shown)
 
 
 def _expires(place: Place, given: str | None) -> int:

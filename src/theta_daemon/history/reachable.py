@@ -12,7 +12,9 @@ While one walks others work, and may move a commit from where has not been looke
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import mmap
 import os
 import re
 import stat
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from theta_daemon import gitcmd
-from theta_daemon.errors import RepositoryError
+from theta_daemon.errors import RepositoryError, reason
 from theta_daemon.frozen import Frozen
 from theta_daemon.history import catfile
 from theta_daemon.history.catfile import FOUND, LIMIT, local_environment
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 10_000  # blobs for one child that reads
 _EVERYTHING = ("--all", "--reflog", "--indexed-objects")
-_TOO_MUCH = 16 << 20  # bytes of a file with ids; the todo list of a rebase has some hundred a commit
 
 # Abbreviated ids too, as a rebase's list of commits has them. Whatever is no id of an object here is dropped.
 _WORDS = re.compile(rb"\b(?:[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{7,39})\b")
@@ -78,7 +79,8 @@ class Reachable:
         for directory in self._git_directories():
             environment = self._environment(directory)
             refs = self._refs(environment)
-            words = [*_OWN_HEADS, *sorted(_words_below(directory))]
+            logs = () if directory == self._settings.common_dir else ("logs",)  # of which --reflog tells
+            words = [*_OWN_HEADS, *sorted(_words_below(directory, (*_UNFINISHED, *logs)))]
             found = self._objects(words, environment)
             state += [refs, found, _state_of(directory / "index")]
             ids |= dict.fromkeys([row.split(b" ", 1)[0].decode("ascii") for row in refs.splitlines()])
@@ -91,8 +93,7 @@ class Reachable:
         Raises RepositoryError where the history is broken.
         """
         yield from self._contents(self._settings, _EVERYTHING, roots.ids)
-        if "GIT_INDEX_FILE" in self._given.child_environment:
-            yield from self._contents(self._given, ("--indexed-objects",), ())
+        yield from self._other_indexes()
 
     def behind(self, commits: Iterable[str]) -> Iterator[Content]:
         """Yield the same of `commits`, full ids that metadata names, as far as `everything` does not come to it.
@@ -127,8 +128,7 @@ class Reachable:
             *self._objects(ids, local_environment(self._settings), (b"tree", b"blob")),
         ]
         yield from self._contents(self._settings, ("--no-walk=unsorted", "--indexed-objects"), used)
-        if "GIT_INDEX_FILE" in self._given.child_environment:
-            yield from self._contents(self._given, ("--indexed-objects",), ())
+        yield from self._other_indexes()
 
     def refs_and_index(self) -> Iterator[Content]:
         """Yield the same of all refs, HEADs and indexes, as a checkout sees them: with replaced objects."""
@@ -146,6 +146,17 @@ class Reachable:
         """
         if revisions:
             yield from self._contents(self._given, ("--end-of-options", *revisions), None)
+
+    def _other_indexes(self) -> Iterator[Content]:
+        """Yield the same of the indexes that git's own --indexed-objects may leave out.
+
+        It skips a linked worktree whose file `gitdir` is gone, or empty, as for a moment in `git worktree move`.
+        """
+        for directory in self._git_directories()[1:]:
+            there = self._settings.replace(child_environment=self._environment(directory))
+            yield from self._contents(there, ("--indexed-objects",), ())
+        if "GIT_INDEX_FILE" in self._given.child_environment:
+            yield from self._contents(self._given, ("--indexed-objects",), ())
 
     def _contents(
         self, settings: Settings, options: Sequence[str], ids: Sequence[str] | None, more: Sequence[str] = ()
@@ -204,6 +215,8 @@ class Reachable:
             linked = sorted(entry for entry in (common / "worktrees").iterdir() if entry.is_dir())
         except FileNotFoundError:
             linked = []
+        except OSError as error:
+            raise RepositoryError(f"the linked worktrees cannot be listed: {reason(error)}") from error
         return list(dict.fromkeys([common, *linked, self._settings.git_dir]))
 
     def _environment(self, directory: Path) -> dict[str, str]:
@@ -268,20 +281,32 @@ def _begins_well(head: bytes) -> bool:
     return head.lstrip(b" \t\r\n").startswith(_BEGINNINGS)
 
 
-def _words_below(directory: Path) -> set[str]:
-    """Return what may be ids in the files of a git directory that hold some, beside refs and reflogs."""
-    names = [name for name in os.listdir(directory) if _PSEUDO_REF.fullmatch(name)]
-    files = [directory / name for name in names]
-    for name in _UNFINISHED:
-        files += [Path(at, file) for at, _, found in os.walk(directory / name) for file in found]
+def _words_below(directory: Path, folders: Iterable[str]) -> set[str]:
+    """Return what may be ids in the files of a git directory that hold some, and in all those of `folders` in it."""
     words: set[str] = set()
-    for file in files:
-        try:
-            if stat.S_ISREG(file.lstat().st_mode) and file.lstat().st_size <= _TOO_MUCH:
-                words.update(word.decode("ascii") for word in _WORDS.findall(file.read_bytes()))
-        except FileNotFoundError:
-            continue  # gone since: then what it named was in use until now, and is young or named elsewhere
+    try:
+        files = [directory / name for name in os.listdir(directory) if _PSEUDO_REF.fullmatch(name)]
+        for name in folders:
+            files += [Path(at, file) for at, _, found in os.walk(directory / name, onerror=_refuse) for file in found]
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):  # gone since: what it named was in use until now
+                words |= _words_of(file)
+    except (OSError, ValueError) as error:
+        raise RepositoryError(f"{directory} cannot be read: {error}", hint="see git fsck") from error
     return words
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _words_of(file: Path) -> set[str]:
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+        return set()
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return {found[0].decode("ascii") for found in _WORDS.finditer(text)}
 
 
 def _state_of(file: Path) -> tuple[int, int, int] | None:

@@ -10,6 +10,7 @@ Mending never removes a file: a damaged one is moved aside (`<lfs.storage>/bad`,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from theta_daemon.pipelines.services import Services
     from theta_daemon.progress import Meter
 
-    Fetch = Callable[[Sequence[ObjectRef]], Mapping[ObjectRef, ThetaError]]
+    Fetch = Callable[[Sequence[ObjectRef], bool], Mapping[ObjectRef, ThetaError]]
 
 _WINDOW = 1 << 20
 _MARKS = (b'"lfs_metadata"', b'"theta_daemon"')
@@ -73,20 +74,25 @@ class Problem(Frozen):
 
 
 class Copies(Frozen):
-    """The copies of an object: the size of a good one, None where there is none; those in our stores that are bad."""
+    """The copies of an object that were looked at.
 
+    `good` is the store of one that is good, and `size` that one's; `bad` are those in our stores that are damaged, and
+    `lent` tells whether one in an alternate is. `why` says what is wrong; it is empty where all is as it should be.
+    """
+
+    good: Path | None
     size: int | None
     bad: tuple[Path, ...]
+    lent: bool
     why: str
-
-    @property
-    def is_fine(self) -> bool:
-        """Whether all is as it should be."""
-        return self.size is not None and not self.bad
 
 
 class Fsck:
-    """Checks metadata and what it names. `fetch` brings objects from a remote; without it nothing is mended."""
+    """Checks metadata and what it names.
+
+    `fetch` brings objects from a remote into our stores, and is told whether an alternate has damaged copies of them;
+    it returns those that it could not get, and why. Without it nothing is mended.
+    """
 
     def __init__(self, services: Services, scope: Scope, meter: Meter, fetch: Fetch | None = None) -> None:
         self._services = services
@@ -122,7 +128,7 @@ class Fsck:
             if content.data.lstrip().startswith(b"{") and _MARKS[0] in content.data:
                 yield problem(None, "the metadata is damaged", _ADD_AGAIN)
             return
-        if self._scope.metadata and text.serialize(metadata) != content.data:
+        if self._scope.metadata and not _is_canonical(metadata, content.data):
             yield problem(None, "the metadata is not in its canonical form", _ADD_AGAIN)
         if not self._scope.objects:
             return
@@ -164,7 +170,7 @@ class Fsck:
                 return None
             return problem(f"object {found.oid} has {size} bytes, and the metadata says {found.size}", _ADD_AGAIN)
         copies = self._not_fine[found.oid]
-        hint = "git theta fsck --repair fetches it" if copies.size is None else "git theta fsck --repair restores it"
+        hint = "git theta fsck --repair fetches it" if copies.good is None else "git theta fsck --repair restores it"
         return problem(f"object {found.oid} {copies.why}", hint if self._fetch is None else _ELSEWHERE)
 
     def _look(self, oids: Iterable[str]) -> None:
@@ -180,38 +186,50 @@ class Fsck:
 
     def _note(self, oid: str, future: Future[Copies]) -> None:
         copies = future.result()
-        if copies.is_fine and copies.size is not None:
+        if copies.size is not None and not copies.why:
             self._fine[bytes.fromhex(oid)] = copies.size
         else:
             self._not_fine[oid] = copies
 
     def _copies(self, oid: str) -> Copies:
-        """Look at the copies of an object in the two stores, and in alternates where these have no good one."""
+        """Look at the copies of an object in the two stores, and in alternates where these have no good one.
+
+        Whoever reads the object takes the first copy of the right size: one that is damaged hides those behind it.
+        """
+        good: Path | None = None
         size: int | None = None
         bad: list[Path] = []
         why: list[str] = []
         known: dict[tuple[int, int], str | None] = {}
         for store in (*self._stores, *self._services.settings.alternates):
             own = store in self._stores
-            if not own and size is not None:
+            if not own and good is not None:
                 break
             path = _place(store, oid)
             try:
                 found = self._hashed(path, known)
+                if found == oid:
+                    good, size = store, path.stat().st_size
+                    continue
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                raise RepositoryError(f"object {oid} cannot be read: {reason(error)}") from error
-            if found == oid:
-                size = path.stat().st_size
-                continue
+                if not own:
+                    continue
+                if error.errno != errno.EIO:  # the disk says so itself
+                    raise RepositoryError(f"object {oid} cannot be read: {reason(error)}") from error
             if own:
                 bad.append(path)
             why.append(str(path))
-        if not why:
-            return Copies(size, (), "is missing")
-        rest = "; the other copy is good" if size is not None else ""
-        return Copies(size, tuple(bad), f"is damaged in {' and '.join(why)}{rest}")
+        if why:
+            rest = "; the other copy is good" if good is not None else ""
+            lent = len(why) > len(bad)
+            return Copies(good, size, tuple(bad), lent, f"is damaged in {' and '.join(why)}{rest}")
+        if good is None:
+            aside = [str(path) for path in map(self._aside, self._stores, (oid, oid)) if path.exists()]
+            rest = f"; its damaged bytes are in {' and '.join(aside)}" if aside else ""
+            return Copies(None, None, (), False, f"is missing{rest}")
+        return Copies(good, size, (), False, "")
 
     def _hashed(self, path: Path, known: dict[tuple[int, int], str | None]) -> str | None:
         """Return the SHA-256 of a file, None for what is none; that of another name of one that was hashed is known."""
@@ -242,27 +260,37 @@ class Fsck:
         for oid, copies in broken.items():
             for path in copies.bad:
                 self._move_aside(path, oid)
-        missing = [refs[oid] for oid, copies in broken.items() if copies.size is None]
-        failed = self._fetch(missing) if missing and self._fetch is not None else {}
+        failed: dict[ObjectRef, ThetaError] = {}
+        for lent in (False, True):
+            missing = [refs[oid] for oid, copies in broken.items() if copies.good is None and copies.lent is lent]
+            if missing and self._fetch is not None:
+                failed |= self._fetch(missing, lent)
         for oid, before in broken.items():
             error = failed.get(refs[oid])
             if error is None:
                 try:
-                    self._services.store.take_in(refs[oid].replace(size=before.size or refs[oid].size))
+                    self._take(refs[oid], before)
                 except ThetaError as refused:
                     error = refused
             self._look([oid])
             if oid not in self._not_fine:
-                self._mended[oid] = f"object {oid} {before.why}: {'fetched' if before.size is None else 'restored'}"
+                self._mended[oid] = f"object {oid} {before.why}: {'fetched' if before.good is None else 'restored'}"
             elif error is not None:
-                copies = self._not_fine[oid]
                 said = f"{before.why}, and cannot be had: {error.message}"
-                self._not_fine[oid] = Copies(copies.size, copies.bad, said)
+                self._not_fine[oid] = self._not_fine[oid].replace(why=said)
+
+    def _take(self, ref: ObjectRef, before: Copies) -> None:
+        """Give an object that was fetched, or has a good copy, its two names here. Raises ThetaError."""
+        store = self._services.store
+        if before.good is None or before.size is None:
+            store.take_in(ref)
+        elif before.good in self._stores:
+            store.take_in(ref.replace(size=before.size))
+        else:
+            store.copy_from(before.good, ref.replace(size=before.size))
 
     def _move_aside(self, path: Path, oid: str) -> None:
-        here = self._services.settings
-        base = here.lfs_storage if path.is_relative_to(here.lfs_storage) else here.theta_dir
-        aside = base / "bad" / oid
+        aside = self._aside(path.parents[2], oid)
         try:
             aside.parent.mkdir(parents=True, exist_ok=True)
             if aside.exists():
@@ -270,6 +298,10 @@ class Fsck:
             os.rename(path, aside)
         except OSError as error:
             raise RepositoryError(f"object {oid} cannot be moved aside: {reason(error)}") from error
+
+    def _aside(self, store: Path, oid: str) -> Path:
+        """Return where the damaged bytes of an object in one of the two stores are kept."""
+        return store.parent / "bad" / oid
 
     def _layout(self, content: Content, metadata: Metadata) -> Iterator[Problem]:
         """Yield what is wrong with the layout, where it is whole and what belongs to it too."""
@@ -300,7 +332,7 @@ class Fsck:
                 continue
             if len(waiting) == 4 * self._services.pool.workers:
                 yield from self._compared(content, *waiting.popleft())
-            rebuild = partial(_rebuild, self._services, entry, chain)
+            rebuild = partial(_rebuild, self._services, entry, chain, self._meter)
             waiting.append((name, key, self._services.pool.submit(rebuild)))
         while waiting:
             yield from self._compared(content, *waiting.popleft())
@@ -316,11 +348,18 @@ class Fsck:
             self._right.add(key)
 
 
+def _is_canonical(metadata: Metadata, data: bytes) -> bool:
+    try:
+        return text.serialize(metadata) == data
+    except ThetaError:  # with less space between its parts than we put there, it holds more than we would write
+        return False
+
+
 def _dense(name: Name, entry: Entry) -> Chain:
     return Chain(name, entry.dtype, entry.shape, ObjectRef(entry.oid, entry.size), (), entry.digest is not None)
 
 
-def _rebuild(services: Services, entry: Entry, chain: Chain) -> None:
+def _rebuild(services: Services, entry: Entry, chain: Chain, meter: Meter) -> None:
     """Raise CorruptObject unless the value of an entry comes out as it says."""
     size = dtypes.nbytes(entry.dtype, entry.shape)
     if size > MAX_EXPANSION * chain.base.size + SLACK:  # before anything gets so much room
@@ -330,6 +369,7 @@ def _rebuild(services: Services, entry: Entry, chain: Chain) -> None:
         found = dense.digest(value, forget)
         if chain.updates or entry.digest is not None:
             verify_replayed(services, entry, chain, value, found, forget)
+    meter.advance(size=size)
 
 
 def _place(store: Path, oid: str) -> Path:

@@ -25,7 +25,7 @@ from theta_daemon.store.removal import stored_in
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from theta_daemon.history.reachable import Content
+    from theta_daemon.history.reachable import Content, Roots
     from theta_daemon.progress import Meter
     from theta_daemon.settings import Settings
     from theta_daemon.store.removal import Stored
@@ -39,11 +39,13 @@ _TRIES = 5
 class Old(Frozen):
     """The objects of our store, by id, that are older than some time.
 
-    `unneeded` are those that nothing needs. Of the others, `ours` are those that no pointer of Git LFS names.
+    `unneeded` are those that nothing needs. Of the others, `ours` are those that no pointer of Git LFS names. `roots`
+    are where the walk began that told.
     """
 
     unneeded: Mapping[str, Stored]
     ours: Mapping[str, Stored]
+    roots: Roots | None = None
 
 
 def look(settings: Settings, before: int, meter: Meter) -> Old:
@@ -69,8 +71,17 @@ def look(settings: Settings, before: int, meter: Meter) -> Old:
             return Old(
                 {oid: old[oid] for oid in old.keys() - names.ours - names.pointed},
                 {oid: old[oid] for oid in names.ours - names.pointed},
+                roots,
             )
     raise RepositoryError("the repository was changed whenever it was looked through", hint="try again in a while")
+
+
+def look_again(settings: Settings, old: Old) -> None:
+    """Raise RepositoryError where others have changed the repository since the look that found `old`."""
+    if Reachable(settings).roots() != old.roots:
+        raise RepositoryError(
+            "the repository was changed while the remote was asked", hint="nothing was deleted; run the command again"
+        )
 
 
 def only_on_remote(settings: Settings, remote: str, ours: Mapping[str, Stored], meter: Meter) -> dict[str, Stored]:
@@ -104,9 +115,8 @@ class _Names:
         """Note what `contents` name; return the commits that they name for more."""
         commits: set[str] = set()
         for content in contents:
-            if content.data.lstrip().startswith(b"version "):
+            if not content.data.lstrip().startswith(b"{"):  # a pointer, or sides of a conflict: they may be pointers
                 self.pointed.update(oid for oid in _hexadecimal(_POINTED, content.data) if oid in self._old)
-                continue
             named = _named(content, commits)
             if named is not None:
                 self._meter.advance(items=1)

@@ -60,6 +60,8 @@ MOST_MAPPED: Final = 96
 
 _WINDOW: Final = 16 << 20  # bytes that are hashed before they are forgotten
 
+_OLD: Final = -1  # in the place of a size: to be replaced
+
 _OID_LENGTH: Final = 64
 _NAME_LENGTH: Final = len("/ab/cd/") + _OID_LENGTH
 
@@ -112,10 +114,11 @@ class ObjectStore:
         name = _name(ref.oid)
         lfs, theta = self._lfs + name, self._theta + name
         in_lfs, in_theta = _size(lfs), _size(theta)
+        is_here = size in (in_lfs, in_theta)
         if in_theta == size and not _freshened(theta):
-            in_theta = None
+            in_theta = _OLD
         if in_theta != size and in_lfs == size and not _freshened(lfs):
-            in_lfs = None
+            in_lfs = _OLD
         if in_lfs == in_theta == size:
             return ref
         self._sweep_once()
@@ -126,7 +129,7 @@ class ObjectStore:
             if in_lfs != size:
                 self._give_to_lfs(theta, lfs, replace=in_lfs is not None)
         except OSError as error:
-            if size in (in_lfs, in_theta) and self.contains(ref.oid, ref.size):
+            if is_here and self.contains(ref.oid, ref.size):
                 return ref  # only its second name is missing, and `git status` must work where nothing can be written
             raise RepositoryError(
                 f"cannot write object {ref.oid}: {reason(error)}",
@@ -201,6 +204,22 @@ class ObjectStore:
             raise RepositoryError(
                 f"cannot keep object {ref.oid}: {reason(error)}", hint="make room or permit writing"
             ) from error
+
+    def copy_from(self, store: Path, ref: ObjectRef) -> None:
+        """Take an object that is whole in `store`, another repository's: its two names here are those of a new file.
+
+        Raises MissingObject, CorruptObject where it is not whole after all, RepositoryError.
+        """
+        try:
+            view = self._read(str(store) + _name(ref.oid), ref.size)
+        except OSError as error:
+            raise MissingObject(f"object {ref.oid} cannot be read in {store}: {reason(error)}") from error
+        if isinstance(view, int) or self.write([view[at : at + _WINDOW] for at in range(0, ref.size, _WINDOW)]) != ref:
+            raise CorruptObject(f"object {ref.oid} has changed in {store}")
+
+    def alone(self) -> ObjectStore:
+        """Return this store without alternates: what is only there counts as missing."""
+        return ObjectStore(self.lfs_objects, self.theta_objects, self.temporary, (), self.fsync, self.mode)
 
     def verify(self, ref: ObjectRef, view: memoryview, *, forgetting: bool = False) -> None:
         """Compare `view` with the SHA-256 that is its name. Raises CorruptObject.
@@ -317,17 +336,18 @@ def _name(oid: str) -> str:
 
 
 def _freshened(path: str) -> bool:
-    """Make an object as young as one written now, which `git theta prune` leaves alone; False where it is gone.
+    """Make an object as young as one written now, which `git theta prune` leaves alone.
 
-    Its metadata may be in no index for as long as a `git add` takes.
+    Its metadata may be in no index for as long as a `git add` takes. False where it is gone, or another user's: then it
+    is written anew.
     """
     try:
         os.utime(path)
         os.stat(path)  # the system finds a file by its name first, and may change its time when that name is gone
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return False
     except OSError:
-        pass  # another user's, or nothing can be written here: it stays as old as it is
+        pass  # nothing can be written here
     return True
 
 

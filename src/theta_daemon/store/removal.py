@@ -93,15 +93,23 @@ class Removal:
             if os.lstat(removed).st_mtime_ns != stored.modified:
                 self._give_back(removed)
                 return None
-            freed = 0
-            if self._lfs is not None:
-                with contextlib.suppress(FileNotFoundError):
-                    freed += _unlinked(_place(self._lfs, stored.oid))
-            return freed + _unlinked(removed)
+            return self._let_go(stored.oid, removed)
         except FileNotFoundError:
             return None  # somebody else removed it
         except OSError as error:
             raise RepositoryError(f"object {stored.oid} cannot be removed: {reason(error)}") from error
+
+    def _let_go(self, oid: str, removed: Path) -> int:
+        freed = 0
+        try:
+            if self._lfs is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    freed += _unlinked(_place(self._lfs, oid))
+            return freed + _unlinked(removed)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._give_back(removed)
+            raise
 
     def frees(self, stored: Stored) -> int:
         """Return the bytes that `remove` would free."""

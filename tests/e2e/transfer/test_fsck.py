@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -71,6 +72,27 @@ def test_nothing_is_wrong(real: Repository) -> None:
 
 def test_an_empty_repository(repository: Repository) -> None:
     assert fsck(repository) == []
+
+
+def test_nothing_is_tracked(repository: Repository) -> None:
+    repository.write("a.json", b'{"w": 1}\n')
+    repository.commit("nothing of ours")
+    for arguments in ([], ["--values"], ["--repair"], ["HEAD"]):
+        assert fsck(repository, *arguments) == []
+    assert not (repository.git_directory / "theta").exists()
+
+
+def test_a_shallow_clone(real: Repository) -> None:
+    shallow = real.at(real.path.parent / "shallow")
+    real.git("clone", "--quiet", "--no-checkout", "--depth=1", real.path.as_uri(), str(shallow.path))
+    lines = fsck(shallow, code=1)
+    tip = real.git("rev-parse", "HEAD")
+    assert lines
+    assert all(line.startswith(f"{tip} {PATH} ") and " is missing; " in line for line in lines)
+    for oid in {line.split(" object ")[1].split()[0] for line in lines}:
+        kept.place(shallow, "lfs", oid).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kept.place(real, "lfs", oid), kept.place(shallow, "lfs", oid))
+    assert fsck(shallow, "--values") == []
 
 
 def test_a_missing_object(real: Repository) -> None:
@@ -144,7 +166,8 @@ def test_damaged_in_all_places_and_no_remote(real: Repository) -> None:
     assert (real.git_directory / "lfs" / "bad" / oid).exists()  # the only copy, moved aside
     assert (real.git_directory / "theta" / "bad" / oid).exists()
     [line] = fsck(real, code=1)
-    assert f"object {oid} is missing" in line
+    aside = " and ".join(str(real.git_directory / store / "bad" / oid) for store in ("lfs", "theta"))
+    assert f"object {oid} is missing; its damaged bytes are in {aside}; git theta fsck --repair fetches it" in line
 
 
 @pytest.mark.needs_git_lfs
@@ -195,11 +218,103 @@ def test_a_copy_of_the_lender_will_do(real: Repository) -> None:
     assert fsck(borrower) == []
     lent = kept.place(real, "lfs", oid)
     damage(lent)
-    mine.unlink(missing_ok=True)
+    assert fsck(borrower) == []  # the repair has put a copy of our own there
+    for store in ("lfs", "theta"):
+        kept.place(borrower, store, oid).unlink()
     assert oid in fsck(borrower, code=1)[0]
     before = lent.read_bytes()
+    borrower.git("config", "theta.transferRetries", "0")
     fsck(borrower, "--repair", code=1)
     assert lent.read_bytes() == before  # another repository's is not ours to move
+
+
+@pytest.fixture
+def borrower(real: Repository) -> Repository:
+    """Return a repository that borrows, in which nothing is checked out; the lender's copies are files of their own."""
+    for path in (real.git_directory / "lfs" / "objects").glob("??/??/*"):
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)
+    made = real.at(real.path.parent / "borrower")
+    real.git("clone", "--quiet", "--shared", "--no-checkout", str(real.path), str(made.path))
+    made.git("theta", "install", "--local")
+    return made
+
+
+def test_a_damaged_copy_of_the_lender_hides_a_good_one(real: Repository, borrower: Repository) -> None:
+    oid = entry(real, "w2")
+    lent, good = (kept.place(real, store, oid) for store in ("lfs", "theta"))
+    damage(lent)
+    before = lent.read_bytes(), good.read_bytes()
+    assert "w2" in borrower.git_fails("checkout", "main")
+    [line] = fsck(borrower, code=1)
+    assert f"w2: object {oid} is damaged in {lent}; the other copy is good; git theta fsck --repair restores" in line
+    [line] = fsck(borrower, "--repair")
+    assert line.endswith("restored; nothing is left to do")
+    assert (lent.read_bytes(), good.read_bytes()) == before
+    copy = kept.place(borrower, "lfs", oid)
+    assert copy.samefile(kept.place(borrower, "theta", oid))
+    assert not copy.samefile(good)
+    assert fsck(borrower) == []
+    borrower.git("checkout", "--quiet", "--force", "main")
+    assert borrower.read(PATH) == checkpoint(1)
+
+
+@pytest.mark.needs_git_lfs
+def test_a_damaged_copy_of_the_lender_is_fetched_from_the_remote(real: Repository, borrower: Repository) -> None:
+    remote = Repository.init(real.path.parent / "remote.git", real.environment, "--bare")
+    shutil.copytree(real.git_directory / "lfs" / "objects", remote.path / "lfs" / "objects")
+    real.git("push", "--quiet", "--no-verify", str(remote.path), "main")
+    borrower.git("remote", "set-url", "origin", remote.path.as_uri())
+    oid = entry(real, "w2")
+    for store in ("lfs", "theta"):
+        damage(kept.place(real, store, oid))
+    before = kept.place(real, "lfs", oid).stat().st_ctime_ns
+    [line] = fsck(borrower, "--repair")
+    assert line.endswith(": fetched; nothing is left to do")
+    assert kept.place(real, "lfs", oid).stat().st_ctime_ns == before  # not even another link
+    assert fsck(borrower, "--values") == []
+    assert not list((borrower.git_directory / "theta" / "tmp").iterdir())
+    assert len(fsck(real, code=1)) == 1
+
+
+@pytest.mark.needs_git_lfs
+def test_what_the_lender_lacks_is_fetched_into_a_storage_elsewhere(
+    real: Repository, borrower: Repository, tmp_path: Path
+) -> None:
+    remote = Repository.init(real.path.parent / "remote.git", real.environment, "--bare")
+    (real.git_directory / "lfs").rename(remote.path / "lfs")
+    shutil.rmtree(real.git_directory / "theta" / "objects")
+    real.git("push", "--quiet", "--no-verify", str(remote.path), "main")
+    borrower.git("remote", "set-url", "origin", remote.path.as_uri())
+    borrower.git("config", "lfs.storage", str(tmp_path / "storage"))
+    assert fsck(borrower, "--repair")
+    assert fsck(borrower, "--values") == []
+
+
+def test_a_disk_that_cannot_read(real: Repository) -> None:
+    oid = entry(real, "w2")
+    path = kept.place(real, "lfs", oid)
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    inode = path.stat().st_ino
+    script = f"""
+import errno, os, sys
+from theta_daemon.cli import main
+read = os.readv
+def failing(descriptor, buffers):
+    if os.fstat(descriptor).st_ino == {inode}:
+        raise OSError(errno.EIO, "Input/output error")
+    return read(descriptor, buffers)
+os.readv = failing
+sys.exit(main.main(["fsck", *sys.argv[1:]]))
+"""
+    done = real.run(sys.executable, "-c", script)
+    assert done.returncode == 1, done.stderr
+    assert f"w2: object {oid} is damaged in {path}; the other copy is good" in done.stdout.decode()
+    assert real.run(sys.executable, "-c", script, "--repair").returncode == 0
+    assert path.samefile(kept.place(real, "theta", oid))
 
 
 # --- metadata
@@ -212,6 +327,8 @@ def test_a_copy_of_the_lender_will_do(real: Repository) -> None:
         (b'{"w": {"lfs_metadata": {"oid": "', "the metadata is damaged"),
         (b"<<<<<<< a\n" + written.metadata({"w": b"1"}) + b"\n=======\n{}\n>>>>>>> b\n", "conflict markers"),
         (written.metadata({"w": b"first"}) + b"\n", "the metadata is not in its canonical form"),
+        (written.metadata({"w": b"first"}).replace(b'"w"', b'"w": ' + b'{"a": ' * 100_000 + b'"x"'), ""),
+        (b'{"w": {"lfs_metadata": ' + b"[" * 1_000_000, ""),
         (written.metadata({"w": b"first"}).replace(b'"theta_metadata"', b'"newer_metadata"'), "w: "),
     ],
 )
@@ -223,6 +340,22 @@ def test_bad_metadata(made: Repository, data: bytes, what: str) -> None:
     assert what in line
     assert "; " in line
     assert line in fsck(made, code=1)
+
+
+def test_metadata_that_would_be_too_large_if_we_wrote_it(made: Repository) -> None:
+    """It ends no check: what comes after it is looked at too."""
+    data = written.metadata({f"w{number}": b"first" for number in range(8)})
+    compact = json.dumps(json.loads(data), separators=(",", ":")).encode()
+    made.write("n.pt", compact)
+    made.write("o.pt", written.metadata({"x": b"nowhere"}))
+    made.commit("bad")
+    script = (
+        "import sys\nfrom theta_daemon.cli import main\nfrom theta_daemon.metadata import text\n"
+        f"text.MAX_SIZE = {len(compact)}\nsys.exit(main.main(['fsck']))"
+    )
+    done = made.run(sys.executable, "-c", script)
+    assert done.returncode == 1
+    assert [line.split()[1:3] for line in done.stdout.decode().splitlines()] == [["n.pt", "-:"], ["o.pt", "x:"]]
 
 
 def test_a_size_that_lies(made: Repository) -> None:

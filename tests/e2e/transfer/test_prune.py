@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from theta_daemon.metadata import text
 from theta_daemon.metadata.entries import Entry, Metadata
 from theta_daemon.pipelines.unneeded import look
 from theta_daemon.progress import SILENT
+
+LOST = written.reference(b"lost").oid
 
 Place = Callable[[Repository, str], object]
 """Puts a commit where git keeps it."""
@@ -193,6 +196,35 @@ def test_the_main_worktree_when_called_in_a_linked_one(local: Repository, lost: 
     assert_kept(local, b"used", b"lost")
 
 
+@pytest.mark.parametrize("gone", ["missing", "empty"])
+@pytest.mark.parametrize("name", ["index", "index in conflict", "reflog of HEAD"])
+def test_a_linked_worktree_that_git_skips(local: Repository, lost: str, gone: str, name: str) -> None:
+    """As for a moment in `git worktree move`, which empties this file before it writes it."""
+    other = linked(local)
+    {**PLACES, "reflog of HEAD": detached_there}[name](other, lost)
+    if gone == "empty":
+        (own(other) / "gitdir").write_bytes(b"")
+    else:
+        (own(other) / "gitdir").unlink()
+    assert prune(local, "--expire=now").startswith("0 objects")
+    assert_kept(local, b"used", b"lost")
+
+
+def test_a_locked_worktree_whose_directory_is_gone(local: Repository, lost: str) -> None:
+    other = linked(local)
+    read_tree(other, lost)
+    local.git("worktree", "lock", "../linked")
+    shutil.rmtree(other.path)
+    assert prune(local, "--expire=now").startswith("0 objects")
+    assert_kept(local, b"used", b"lost")
+
+
+def test_a_long_list_of_what_was_fetched(local: Repository, lost: str) -> None:
+    write_head(local, "FETCH_HEAD", "0" * 40 + "\t\tbranch 'x' of y\n" * 1_000_000 + f"{lost}\t\tbranch 'z' of y\n")
+    assert prune(local).startswith("0 objects")
+    assert_kept(local, b"used", b"lost")
+
+
 def test_another_index(local: Repository, lost: str) -> None:
     elsewhere = local.in_environment(GIT_INDEX_FILE=str(local.path.parent / "index"))
     read_tree(elsewhere, lost)
@@ -263,6 +295,14 @@ def test_a_time_that_is_none(local: Repository) -> None:
     assert b"'whenever' is no time" in done.stderr
 
 
+def test_what_comes_from_the_future_stays(local: Repository, lost: str) -> None:
+    path = kept.place(local, "theta", written.reference(b"lost").oid)
+    os.utime(path, (1 << 33, 1 << 33))
+    assert prune(local, "--expire=now").startswith("0 objects")
+    os.utime(path, (0, 0))
+    assert prune(local).startswith("1 object ")
+
+
 # --- Git LFS
 
 
@@ -277,6 +317,13 @@ def test_objects_of_git_lfs_are_not_touched(local: Repository, lost: str) -> Non
     assert prune(local) == "1 object deleted, 4 bytes freed"
     assert kept.stored(local, "lfs") == {b"used", b"a file of Git LFS", b"both"}
     assert kept.stored(local, "theta") == {b"used", b"both"}
+
+
+def test_pointers_in_conflict(local: Repository, lost: str) -> None:
+    sides = [f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 4\n" for oid in ("0" * 64, LOST)]
+    local.write("both.bin", f"<<<<<<< ours\n{sides[0]}=======\n{sides[1]}>>>>>>> theirs\n".encode())
+    local.commit("unsolved")
+    assert prune(local).startswith("0 objects")
 
 
 def test_what_only_git_lfs_has(local: Repository, lost: str) -> None:
@@ -400,6 +447,21 @@ def test_a_broken_history(local: Repository, lost: str, what: str) -> None:
     (local.git_directory / "objects" / found[:2] / found[2:]).unlink()
     error = refused(local)
     assert "Failed to traverse parents" in error or "1 files or directories of the history are not here" in error
+
+
+def test_a_file_in_the_place_of_a_directory(local: Repository, lost: str) -> None:
+    (local.git_directory / "worktrees").write_text("")
+    assert "the linked worktrees cannot be listed" in refused(local)
+
+
+def test_precious_objects(local: Repository, lost: str) -> None:
+    """How git is told that others borrow from a repository."""
+    local.git("config", "extensions.preciousObjects", "true")
+    assert "precious" in local.git_fails("prune")
+    assert "extensions.preciousObjects" in refused(local)
+    assert "extensions.preciousObjects" in local.git_fails("theta", "prune", "--dry-run")
+    local.git("config", "extensions.preciousObjects", "false")
+    assert prune(local).startswith("1 object ")
 
 
 def test_two_at_once(local: Repository, lost: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +79,24 @@ def test_repair(local: Repository, published: Published) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert clone.objects() == missing
     assert clone.git("theta", "fsck", "--values") == ""
+
+
+@pytest.mark.parametrize("storage", ["in/side", "../../out", "/absolute"])
+def test_repair_of_what_the_lender_has_damaged(
+    local: Repository, published: Published, tmp_path: Path, storage: str
+) -> None:
+    """git-lfs would link the lender's copy, and not fetch a good one."""
+    borrower = published.cloned("--shared", "--no-checkout", url=str(local.path))
+    borrower.git("config", "lfs.url", published.hosted.url)
+    borrower.git("config", "lfs.storage", storage.replace("/absolute", str(tmp_path / "absolute")))
+    oid = min(named(local, "v1"))
+    for store in ("theta", "lfs"):
+        path = kept.place(local, store, oid)
+        path.write_bytes(bytes(path.stat().st_size))
+    before = path.stat().st_ctime_ns
+    done = borrower.run("git", "theta", "fsck", "--repair")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(b": fetched; nothing is left to do") >= 1
+    assert path.stat().st_ctime_ns == before
+    assert borrower.git("theta", "fsck", "--values") == ""
+    assert not list((borrower.git_directory / "theta" / "tmp").iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,6 +207,29 @@ def test_a_remote_that_cannot_be_asked(local: Repository, published: Repository)
     error = local.git_fails("theta", "prune", "--pushed=origin")
     assert "git lfs push" in error
     assert_kept(local, b"first", b"second", b"third", b"nobody's")
+
+
+@pytest.mark.needs_git_lfs
+@pytest.mark.parametrize("what", ["branch", "index"])
+def test_what_is_needed_again_while_the_remote_is_asked(local: Repository, published: Repository, what: str) -> None:
+    first = local.git("rev-parse", "HEAD~2")
+    command = {"branch": ["git", "branch", "old", first], "index": ["git", "read-tree", first]}[what]
+    script = f"""
+import subprocess, sys
+from theta_daemon.cli import lfs, main
+push = lfs.push
+def busy(*arguments, **options):
+    push(*arguments, **options)
+    subprocess.run({command}, check=True)
+lfs.push = busy
+sys.exit(main.main(["prune", "--pushed=origin"]))
+"""
+    done = local.run(sys.executable, "-c", script)
+    assert done.returncode == 1
+    assert b"the repository was changed while the remote was asked" in done.stderr
+    assert_kept(local, b"first", b"second", b"third", b"nobody's")
+    assert prune(local, "--pushed=origin").startswith("2 objects ")
+    assert_kept(local, b"first", b"third")
 
 
 @pytest.mark.needs_git_lfs

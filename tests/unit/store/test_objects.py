@@ -415,6 +415,31 @@ def test_what_cannot_be_made_young_is_there_all_the_same(store: ObjectStore, mon
     assert store.write([b"data"]) == ref
 
 
+@pytest.mark.parametrize("left", [("lfs",), ("theta",), ("lfs", "theta")])
+def test_what_another_user_wrote_is_written_anew(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, left: tuple[str, ...]
+) -> None:
+    """Else it stays old, and his `git theta prune` may take it in the middle of our `git add`."""
+    ref = store.write([b"data"])
+    both = {"lfs": place(store.lfs_objects, ref), "theta": place(store.theta_objects, ref)}
+    his = both["lfs"].stat().st_ino
+    os.utime(both["lfs"], ns=(1, 1))
+    for name in both.keys() - set(left):
+        both[name].unlink()
+    make_young = os.utime
+
+    def refuse(path: str) -> None:
+        if os.stat(path).st_ino == his:
+            raise PermissionError(1, "Operation not permitted")
+        make_young(path)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert store.write([b"data"]) == ref
+    assert both["lfs"].samefile(both["theta"])
+    assert both["lfs"].stat().st_mtime_ns != 1
+    assert both["lfs"].read_bytes() == b"data"
+
+
 def test_what_goes_while_it_is_made_young_is_written_anew(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = store.write([b"data"])
     make_young = os.utime
