@@ -25,6 +25,9 @@ from bench.transfer.cases import TRANSFER_CASES
 from bench.updates.cases import UPDATE_CASES, OwnCase
 from bench.updates.repository import Place
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 20.0  # seconds, with a folder that does not go
+
 
 def main() -> int:
     """Run what the command line asks for."""
@@ -46,7 +49,8 @@ def main() -> int:
         print(
             f"note: this machine is busy (load {load:.1f} on {cores} cores); the spread below shows how much it matters"
         )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the scratch folder goes
+    for number in _ENDING[1:]:  # so that the scratch folder goes
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     moment, started = time.gmtime(), time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="theta-bench-", dir=options.scratch or _scratch()))
     try:
@@ -59,7 +63,7 @@ def main() -> int:
             for case in cases
         ]
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _remove(scratch)
     document = report.document(results, moment, started)
     print(f"stored: {report.store(document, ROOT / 'bench' / 'results').relative_to(ROOT)}")
     if not (options.quick or options.case or options.only or options.runs):
@@ -116,6 +120,17 @@ def run_own(case: OwnCase, scratch: Path, tools: Path, only: list[str] | None, r
     progress("")
     print("\n".join(report.text(outcome.document())), flush=True)
     return outcome
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, also when Ctrl-C is pressed again; programs that were just ended may still write into it."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDING}
+    until = time.monotonic() + _PATIENCE
+    while folder.exists() and time.monotonic() < until:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _scratch() -> Path | None:

@@ -57,11 +57,11 @@ class WorkTree:
             raise SystemExit(f"bench: git {' '.join(arguments)} failed in {self.path}:\n{done.stderr.decode()[-3000:]}")
         return done.stdout.decode()
 
-    def timed(self, step: str, *arguments: str, stdin: str = "") -> None:
-        """Run git from a quiet, warm state and note what it took."""
+    def timed(self, step: str, *arguments: str, stdin: str = "", fetches: bool = False) -> None:
+        """Run git from a quiet, warm state and note what it took; `fetches`: it writes objects as well as files."""
         self.peak.unlink(missing_ok=True)
         # What a command fills: the page cache of what it writes, and what git holds of the largest file.
-        filled = 0 if step == STATUS else self.built.data.bytes + 2 * self.built.data.file_bytes
+        filled = 0 if step == STATUS else (1 + fetches) * self.built.data.bytes + 2 * self.built.data.file_bytes
         with memory_in_use(filled + 64 * MB):
             os.sync()
             warm(self.path)

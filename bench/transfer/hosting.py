@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,11 +30,19 @@ class Origin:
     peak: Path
 
 
+def missing() -> dict[str, str]:
+    """Return what is not installed and needed for objects to travel, with what to do."""
+    found = {}
+    if not shutil.which("git-lfs"):
+        found["git-lfs"] = "git-lfs is not installed"
+    if not lfs_server.is_installed():
+        found["giftless"] = "scripts/setup giftless .venv-giftless"
+    return found
+
+
 @contextmanager
 def server(place: Place, latency: float = 0.0) -> Iterator[LfsServer]:
     """Run a server that answers each request `latency` seconds late, with its storage in the case's folder."""
-    if not lfs_server.is_installed():
-        raise SystemExit("bench: the Git LFS server is missing: scripts/setup giftless .venv-giftless")
     with lfs_server.running(place.scratch / "server", latency) as running:
         yield running
 
@@ -69,7 +78,7 @@ def clone(origin: Origin, place: Place, *options: str) -> WorkTree:
     warm(origin.bare)
     warm(origin.hosted.folder)
     # By its URL: git would give the files of a path beside it further names.
-    tree.timed(CLONE, "clone", "--quiet", *options, origin.bare.as_uri(), "repository")
+    tree.timed(CLONE, "clone", "--quiet", *options, origin.bare.as_uri(), "repository", fetches=True)
     origin.built.same_bytes(folder / "repository")
     return tree
 

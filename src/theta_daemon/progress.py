@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _WINDOW: Final = 10.0  # seconds: the rate is that of the last ones
 _COLUMNS: Final = 80  # where a terminal does not say how wide it is
 _CHARSET: Final = " #"
+_LONGEST: Final = 200  # characters of a name in a line: a line is written at once or not at all
 _PATIENCE: Final = 1.0  # seconds, with a terminal that took only a part of a line
 
 
@@ -73,7 +74,7 @@ def meter(
     false, without a terminal where `lines` is false, and for work that is a part of other work that is shown.
     """
     global _shown
-    if not shown or not (lines or os.isatty(screen.descriptor)) or not _one_at_a_time.acquire(blocking=False):
+    if not shown or not (lines or _has_bar(screen.descriptor)) or not _one_at_a_time.acquire(blocking=False):
         yield SILENT
         return
     display = None
@@ -92,6 +93,25 @@ def meter(
             _one_at_a_time.release()
 
 
+def is_unwanted() -> bool:
+    """Tell whether the git command that has started us shall say nothing: --quiet or --no-progress among its arguments.
+
+    Git tells its filters nothing of it.
+    """
+    try:
+        with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
+            arguments = file.read(1 << 16).split(b"\0")
+    except OSError:
+        return False
+    options = arguments[: arguments.index(b"--")] if b"--" in arguments else arguments
+    return any(each in {b"--quiet", b"--no-progress"} or _is_q(each) for each in options)
+
+
+def _is_q(argument: bytes) -> bool:
+    """Tell whether an argument is -q, alone or beside one or two more letters: longer ones have a value, as -mquery."""
+    return argument[:1] == b"-" and len(argument) < 5 and argument[1:].isalpha() and b"q" in argument
+
+
 @contextmanager
 def hidden() -> Iterator[None]:
     """Take away what is shown while something else is written to standard error; it comes back by itself."""
@@ -108,9 +128,9 @@ class _Display:
     """A meter, and the thread that shows it now and then; it begins at once and ends with `close`."""
 
     def __init__(self, what: str, items: int, size: int, screen: Screen) -> None:
-        from threading import Event, Lock, Thread
+        from threading import Event, Lock, RLock, Thread
 
-        self.lock = Lock()  # of the screen; whoever counts does not wait for that
+        self.lock = RLock()  # of the screen; whoever counts does not wait for that
         self._counting = Lock()
         self.finished = False
         self._what = printable(what.encode("utf-8", "surrogateescape"))
@@ -119,7 +139,7 @@ class _Display:
         self._total = [items, size]
         self._started = time.monotonic()
         self._seen = [(self._started, 0)]
-        self._is_bar = os.isatty(screen.descriptor)
+        self._is_bar = _has_bar(screen.descriptor)
         self._wiped = 0  # columns to be wiped
         self._lines = 0
         self._end = Event()
@@ -143,9 +163,9 @@ class _Display:
 
     def wipe(self) -> None:
         """Take the bar away; the caller holds the lock."""
-        if self._wiped:
-            self._write("\r" + " " * self._wiped + "\r")
-            self._wiped = 0
+        if self._wiped and _is_in_foreground(self._screen.descriptor):
+            self._write("\r" + " " * min(self._wiped, _width(self._screen.descriptor)) + "\r")
+        self._wiped = 0
 
     def _run(self) -> None:
         screen = self._screen
@@ -166,11 +186,8 @@ class _Display:
 
         if not _is_in_foreground(self._screen.descriptor):
             return
-        columns = _columns(self._screen.descriptor) - 1  # in the last one some terminals begin a new line
-        what = self._what
-        room = max(columns // 3, 16)
-        if len(what) > room:
-            what = f"{what[: room // 3]}...{what[3 - room + room // 3 :]}"
+        columns = _width(self._screen.descriptor)
+        what = _shortened(self._what, max(columns // 3, 16))
         if self._total[0] and self._total[1]:
             what += f" {self._done[0]}/{self._total[0]}"
         unit, at = self._unit()
@@ -191,7 +208,7 @@ class _Display:
     def _show_line(self, *, ended: bool = False) -> None:
         from tqdm import tqdm
 
-        elapsed = time.monotonic() - self._started
+        elapsed = max(time.monotonic() - self._started, 1e-6)
         done, total = ([str(items), tqdm.format_sizeof(size, "B")] for items, size in (self._done, self._total))
         phrases = [
             f"{done[at]} of {total[at]}" if self._total[at] else done[at]
@@ -205,7 +222,7 @@ class _Display:
             phrases.append(f"{'done' if self.finished else 'stopped'} after {tqdm.format_interval(elapsed)}")
         elif rate and self._done[at] < self._total[at]:
             phrases.append(f"{tqdm.format_interval((self._total[at] - self._done[at]) / rate)} left")
-        self._write(f"{self._what}: {', '.join(phrases)}\n")
+        self._write(f"{_shortened(self._what, _LONGEST)}: {', '.join(phrases)}\n")
         self._lines += 1
 
     def _unit(self) -> tuple[str, int]:
@@ -222,18 +239,35 @@ class _Display:
 
     def _write(self, text: str) -> None:
         from select import POLLOUT, poll
+        from signal import SIG_BLOCK, SIG_SETMASK, SIGTTOU, pthread_sigmask
 
         with suppress(OSError):  # whoever closed it does not want to know
             ready = poll()
             ready.register(self._screen.descriptor, POLLOUT)
             if any(event & POLLOUT for _, event in ready.poll(0)):
-                os.write(self._screen.descriptor, text.encode("utf-8", "backslashreplace"))
+                # It stops all of us where the shell has just put us into the background (stty tostop).
+                before = pthread_sigmask(SIG_BLOCK, {SIGTTOU})
+                try:
+                    os.write(self._screen.descriptor, text.encode("utf-8", "backslashreplace"))
+                finally:
+                    pthread_sigmask(SIG_SETMASK, before)
 
 
-def _columns(terminal: int) -> int:
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length // 3]}...{text[3 - length + length // 3 :]}"
+
+
+def _has_bar(descriptor: int) -> bool:
+    """Tell whether it is a terminal that can write a line anew."""
+    return os.isatty(descriptor) and os.environ.get("TERM") != "dumb"
+
+
+def _width(terminal: int) -> int:
+    """Return how much fits into a line: in the last column some terminals begin a new one."""
+    columns = 0
     with suppress(OSError):
-        return os.get_terminal_size(terminal).columns or _COLUMNS
-    return _COLUMNS
+        columns = os.get_terminal_size(terminal).columns
+    return max((columns or _COLUMNS) - 1, 1)
 
 
 def _is_in_foreground(terminal: int) -> bool:

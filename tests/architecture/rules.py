@@ -16,6 +16,7 @@ ENVIRONMENT: Allowed = {
     "daemon/handlers.py": "hands the environment to settings",
     "daemon/entry.py": "THETA_TRACE, for errors that come before the settings",
     "cli/main.py": "hands the environment to the verbs",
+    "progress.py": "TERM: whether a terminal can write a line anew",
 }
 WORKING_DIRECTORY: Allowed = {
     "daemon/handlers.py": "hands the directory to settings",

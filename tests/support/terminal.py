@@ -19,9 +19,13 @@ class Terminal:
 
     def __init__(self) -> None:
         self._reading, self.descriptor = pty.openpty()
-        fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        self.resize(100)
         self._open = True
         self.text = ""
+
+    def resize(self, columns: int) -> None:
+        """Make it so many columns wide; 0 is what some terminals say that do not know."""
+        fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     def wait_for(self, what: str) -> str:
         """Read until `what` has come; return everything that has."""
@@ -29,6 +33,12 @@ class Terminal:
             assert select.select([self._reading], [], [], PATIENCE)[0], f"{what!r} did not come: {self.text!r}"
             self.text += os.read(self._reading, 1 << 16).decode()
         return self.text
+
+    def everything_so_far(self) -> None:
+        """Read what has been written, and forget it."""
+        while select.select([self._reading], [], [], 0.05)[0]:
+            os.read(self._reading, 1 << 16)
+        self.text = ""
 
     def everything(self) -> str:
         """Hang up and return all that was ever written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from theta_daemon.cli.terminal import count, note, shown, warn
 from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import ThetaError, UsageError
 from theta_daemon.history import index
+from theta_daemon.progress import meter
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add git's pathspecs."""
+    """Add git's pathspecs, and what is said meanwhile."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but what is wrong")
     parser.add_argument("pathspecs", nargs="*", metavar="PATH", help="only these, as in git ls-files (default: all)")
 
 
@@ -36,31 +39,31 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     services = open_services(here, lambda path, text: warn(f"{shown(path)}: {text}"))
     rows, groups = [], 0
     flagged: dict[str, list[bytes]] = {}
-    try:
+    with closing(services), meter("Storing", len(files), 0, shown=here.progress and not arguments.quiet) as told:
         held = {look.id: look.data for look in index.looks(here, (file.blob for file in files))}
         for file in files:
             path, data = file.path, held.get(file.blob)
             if data is None:
                 continue
             try:
-                found, number = compacted(services, path, data)
+                found, number = compacted(services, path, data, told)
             except ThetaError as error:
                 raise error.at(path=path) from None
+            told.advance(items=1)
             if number:
                 written = git.output("hash-object", "-w", "--stdin", stdin=found).strip()
                 rows.append(file.mode + b" " + written + b"\t" + path + b"\0")
                 groups += number
                 for flag in file.flags:
                     flagged.setdefault(flag, []).append(path + b"\0")
-    finally:
-        services.close()
     if rows:
         top = git.at_top()
         top.output("update-index", "-z", "--index-info", stdin=b"".join(rows))
         for flag, paths in flagged.items():  # a new entry has none
             top.output("update-index", flag, "-z", "--stdin", stdin=b"".join(paths))
         top.answer("update-index", "-q", "--refresh")
-    note(f"{count(len(rows), 'file')} with {count(groups, 'update')} stored dense again")
+    if not arguments.quiet:
+        note(f"{count(len(rows), 'file')} with {count(groups, 'update')} stored dense again")
     return 0
 
 

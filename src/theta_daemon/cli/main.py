@@ -74,7 +74,20 @@ class _Parser(argparse.ArgumentParser):
 
 def run() -> NoReturn:
     """Be the program."""
+    _fill_descriptors()
     raise SystemExit(main())
+
+
+def _fill_descriptors() -> None:
+    """Open what was closed from the start, as git does: a file opened later would be taken for stdout or stderr."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    # Python has no stream where there was no descriptor.
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

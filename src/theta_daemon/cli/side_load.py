@@ -19,6 +19,7 @@ from theta_daemon import durable, gitcmd
 from theta_daemon.cli.terminal import shown, warn
 from theta_daemon.errors import RepositoryError, UsageError, reason
 from theta_daemon.frozen import Frozen
+from theta_daemon.progress import meter
 from theta_daemon.updates.kinds import DENSE, IA3, LOW_RANK, SPARSE
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Name
     from theta_daemon.pipelines.services import Services
     from theta_daemon.pipelines.sideload import Parameters, Updates
+    from theta_daemon.progress import Meter
     from theta_daemon.updates.array import Array
 
 _TYPES = (SPARSE, LOW_RANK, IA3)
@@ -45,6 +47,20 @@ class _Target(Frozen):
     mode: str
 
 
+class _Read:
+    """A file that tells a meter how much of it was read."""
+
+    def __init__(self, file: io.FileIO, meter: Meter) -> None:
+        self._file = cast("io.RawIOBase", file)
+        self._meter = meter
+
+    def readinto(self, view: memoryview, /) -> int:
+        """Read on; see formats.source.Readable."""
+        size = self._file.readinto(view)
+        self._meter.advance(size=size)
+        return size
+
+
 def side_load(place: Place, left: Sequence[str], updates: str, update_type: str | None) -> int:
     """Do it. Raises UsageError, and whatever makes it impossible; then nothing was staged."""
     from theta_daemon.pipelines.services import open_services
@@ -53,13 +69,14 @@ def side_load(place: Place, left: Sequence[str], updates: str, update_type: str 
     staged = [_staged(place, file) for file in _files(left)]
     targets = list({target.path: target for target in staged}.values())
     find = _finder(place.directory / updates, update_type)
-    services = open_services(place.settings(), lambda path, text: warn(f"{shown(path)}: {text}"))
+    here = place.settings()
+    services = open_services(here, lambda path, text: warn(f"{shown(path)}: {text}"))
     try:
         with ExitStack() as opened:
-            contents = [
-                (target.path, cast("io.RawIOBase", opened.enter_context(_opened(place.directory / target.name))))
-                for target in targets
-            ]
+            files = [opened.enter_context(_opened(place.directory / target.name)) for target in targets]
+            size = sum(os.fstat(file.fileno()).st_size for file in files)
+            told = opened.enter_context(meter("Storing updates", 0, size, shown=here.progress))
+            contents = [(target.path, _Read(file, told)) for target, file in zip(targets, files, strict=True)]
             metadata = sideload(services, contents, find)
         _replace(services, place, targets, metadata)
     finally:

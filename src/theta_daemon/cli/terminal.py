@@ -5,6 +5,7 @@ Paths reach the terminal through `printable`, so that no file name can send cont
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 
@@ -28,20 +29,26 @@ def emit(data: bytes) -> None:
 
 def note(text: str) -> None:
     """Tell something that is neither a result nor a trouble."""
-    with hidden():
-        sys.stderr.write(f"{PROGRAM}: {text}\n")
+    _tell(f"{PROGRAM}: {text}\n")
 
 
 def warn(text: str) -> None:
     """Tell of trouble that does not stop the command."""
-    with hidden():
-        sys.stderr.write(f"{PROGRAM}: warning: {text}\n")
+    _tell(f"{PROGRAM}: warning: {text}\n")
 
 
 def fail(text: str) -> None:
     """Tell why the command stops."""
+    _tell(f"{PROGRAM}: error: {text}\n")
+
+
+def _tell(text: str) -> None:
     with hidden():
-        sys.stderr.write(f"{PROGRAM}: error: {text}\n")
+        try:
+            sys.stderr.write(text)
+        except OSError:
+            # Whoever closed it does not want to know, and the work goes on. Python would complain again at its exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def shown(path: bytes) -> str:

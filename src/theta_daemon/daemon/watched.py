@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -46,6 +48,16 @@ class _Watched:
         if self._unseen > LARGE:
             self._begun = True
             what = f"Storing {printable(self._path)}"
-            self._meter = self._stack.enter_context(meter(what, 0, 0, lines=False, screen=self._screen))
+            expected = _size(self._path)
+            self._meter = self._stack.enter_context(meter(what, 0, expected, lines=False, screen=self._screen))
             self._meter.advance(size=self._unseen)
         return size
+
+
+def _size(path: bytes) -> int:
+    """Return how much is to come: what the file in the work tree has. Git does not tell, and need not read that one."""
+    try:
+        found = os.lstat(path)  # git runs its filters at the top of the work tree
+    except (OSError, ValueError):
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0

@@ -14,16 +14,20 @@ from theta_daemon.pipelines.chains import chains
 from theta_daemon.pipelines.replay import replay
 from theta_daemon.pipelines.tolerance import verify_replayed
 from theta_daemon.pipelines.value import locate
+from theta_daemon.progress import SILENT
 from theta_daemon.updates.kinds import DENSE
 
 if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Entry
     from theta_daemon.pipelines.chains import Chain
     from theta_daemon.pipelines.services import Services
+    from theta_daemon.progress import Meter
 
 
-def compact(services: Services, path: bytes, metadata: Metadata) -> tuple[Metadata, int]:
+def compact(services: Services, path: bytes, metadata: Metadata, meter: Meter = SILENT) -> tuple[Metadata, int]:
     """Return `metadata`, which `path` holds, without increments, and how many there were. The values stay the same.
+
+    `meter` is told of the bytes of the values that are stored.
 
     Raises what `chains` and `replay` raise.
     """
@@ -32,7 +36,12 @@ def compact(services: Services, path: bytes, metadata: Metadata) -> tuple[Metada
         name: services.pool.submit(partial(_dense, services, metadata.entries[name], chain))
         for name, chain in found.items()
     }
-    made = {name: future.result() for name, future in futures.items()}
+    sizes = {name: dtypes.nbytes(metadata.entries[name].dtype, metadata.entries[name].shape) for name in futures}
+    meter.expect(size=sum(sizes.values()))
+    made = {}
+    for name, future in futures.items():
+        made[name] = future.result()
+        meter.advance(size=sizes[name])
     return Metadata({name: made.get(name, entry) for name, entry in metadata.entries.items()}, metadata.file), len(made)
 
 
@@ -49,10 +58,10 @@ def _dense(services: Services, entry: Entry, chain: Chain) -> Entry:
     return entry.replace(oid=ref.oid, size=ref.size, update_type=DENSE, last_commit=None, digest=found, replay=())
 
 
-def compacted(services: Services, path: bytes, data: bytes) -> tuple[bytes, int]:
+def compacted(services: Services, path: bytes, data: bytes, meter: Meter = SILENT) -> tuple[bytes, int]:
     """Return the metadata `data` without increments, and how many there were; as it is where it is no metadata."""
     metadata = text.read(data)
     if not isinstance(metadata, Metadata):
         return data, 0
-    found, number = compact(services, path, metadata)
+    found, number = compact(services, path, metadata, meter)
     return (text.serialize(found) if number else data), number

@@ -36,7 +36,9 @@ def test_the_bar_of_an_add(repository: Repository, tmp_path: Path) -> None:
         pipe.open("wb").close()
         assert git.wait() == 0
         seen = screen.everything()
-    assert re.search(r"\rStoring caf\u00e9 \\x1b\[31m\.safetensors: 1\d\.\dMB \[00:01, +\d.*B/s\]", bar)
+    assert re.search(
+        r"\rStoring caf\u00e9 \\x1b\[31m\.safetensors:  6\d%\|#+ +\| 1\d\.\dM/25\.2M \[00:0\d<00:0\d, ", bar
+    )
     assert on_screen(seen) == [""]
     repository.git("commit", "--quiet", "--message", "stored")
     repository.git("config", "filter.theta.process", "theta-daemon")

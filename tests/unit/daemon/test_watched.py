@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,30 @@ def test_a_large_file(screen: Terminal) -> None:
         assert everything(content) == data
         screen.wait_for("Storing a\\xff\\n.pt: 11.4MB [00:00, ")
     assert screen.everything().endswith("\r")
+
+
+def test_what_the_file_has_is_what_is_to_come(
+    screen: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    size = LARGE + 4_000_000
+    with open("a.pt", "wb") as file:
+        file.truncate(2 * size)
+    with watched(b"a.pt", Pieces(bytes(size)), shown=True, screen=at_once(screen.descriptor)) as content:
+        everything(content)
+        screen.wait_for("Storing a.pt:  50%|")
+
+
+@pytest.mark.parametrize("path", [b"nowhere.pt", b"a\0.pt", b"pipe", b"folder"])
+def test_what_is_no_file_has_no_size(
+    screen: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    os.mkdir("folder")
+    with watched(path, Pieces(bytes(LARGE + 1)), shown=True, screen=at_once(screen.descriptor)) as content:
+        everything(content)
+        assert "%" not in screen.wait_for("B/s]")
 
 
 def test_a_small_file(screen: Terminal) -> None:

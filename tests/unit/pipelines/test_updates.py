@@ -270,7 +270,7 @@ def test_an_object_of_the_chain_is_missing(tmp_path: Path) -> None:
     metadata = bench.clean(models.safetensors_bytes(touched(BASE, seed=2)))
     for file in (tmp_path / ".git").glob(f"*/objects/*/*/{entry(base, 'b').oid}"):
         file.unlink()
-    with pytest.raises(ObjectError, match=f"parameter 'b': object {entry(base, 'b').oid} is missing"):
+    with pytest.raises(ObjectError, match=f"parameter 'b': object {entry(base, 'b').oid} .* is missing"):
         bench.fresh().smudge(metadata)
 
 
