@@ -20,16 +20,20 @@ from theta_daemon import durable
 from theta_daemon.cli import lfs
 from theta_daemon.cli.terminal import count, note, shown, warn
 from theta_daemon.cli.verb import Place, Verb
-from theta_daemon.errors import CorruptObject, MetadataError, MissingObject, ProtocolError
+from theta_daemon.errors import CorruptObject, MetadataError, MissingObject, ObjectError, ProtocolError
 from theta_daemon.history.commits import Commits
-from theta_daemon.metadata import objects, text
+from theta_daemon.metadata import objects, packs, text
 from theta_daemon.metadata.text import Kind
+from theta_daemon.store.objects import ObjectStore
+from theta_daemon.store.packs import write
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
+    from theta_daemon.metadata.entries import ObjectRef
     from theta_daemon.metadata.objects import NamedObject
+    from theta_daemon.metadata.packs import Pack
     from theta_daemon.settings import Settings
 
 
@@ -76,14 +80,16 @@ def send(place: Place, remote: str, url: str, tips: list[str], replaced: list[st
     here = place.settings()
     commits = Commits(here)
     on_remote = [] if everything else commits.known([*replaced, *commits.tracked(remote)])
-    wanted = named_in(commits, tips, on_remote)
+    packed: dict[ObjectRef, Pack] = {}
+    wanted = named_in(commits, tips, on_remote, packed)
     missing = {oid: it for oid, it in wanted.items() if not _bring_in(here, it)}
     if missing:
         for oid in named_in(commits, on_remote, []):
             missing.pop(oid, None)
     if missing:
         raise _missing(missing)
-    oids = sorted(oid for oid in wanted if _place(here.lfs_objects, oid).is_file())
+    found = [*wanted, *(pack.ref.oid for pack in packed.values() if _pack(here, pack))]
+    oids = sorted(oid for oid in found if _place(here.lfs_objects, oid).is_file())
     if oids:
         note(f"sending {count(len(oids), 'object')} to {remote}")
         lfs.push(place.environment, _lfs_name(remote, url), oids)
@@ -101,8 +107,10 @@ def ref_updates(lines: Iterable[bytes]) -> Iterator[RefUpdate]:
                 raise ProtocolError(f"pre-push got a line that is not git's: {line[:200]!r}")
 
 
-def named_in(commits: Commits, include: list[str], exclude: list[str]) -> dict[str, Wanted]:
-    """Return the objects that metadata in a range of commits names, by object id."""
+def named_in(
+    commits: Commits, include: list[str], exclude: list[str], packed: dict[ObjectRef, Pack] | None = None
+) -> dict[str, Wanted]:
+    """Return the objects that metadata in a range of commits names, by object id; add its packs to `packed`."""
     wanted: dict[str, Wanted] = {}
     for found in commits.in_range(include, exclude):
         try:
@@ -114,6 +122,8 @@ def named_in(commits: Commits, include: list[str], exclude: list[str]) -> dict[s
             continue
         for named in objects.of(metadata):
             wanted.setdefault(named.oid, Wanted(named, found.path))
+        if packed is not None:
+            packed.update((pack.ref, pack) for pack in packs.of(metadata) if pack.ref not in packed)
     return wanted
 
 
@@ -144,6 +154,16 @@ def _bring_in(here: Settings, wanted: Wanted) -> bool:
                 hint=f"remove {_place(store, named.oid)} and restore it from a clone that has it",
             )
     return False
+
+
+def _pack(here: Settings, pack: Pack) -> bool:
+    """Make sure that git-lfs finds a pack; False where not all of it is here: nobody needs it."""
+    store = ObjectStore(here.lfs_objects, here.theta_dir / "objects", here.temporary, here.alternates, here.fsync)
+    try:
+        write(store, pack)
+    except ObjectError:
+        return False
+    return True
 
 
 def _place(store: Path, oid: str) -> Path:
