@@ -132,6 +132,8 @@ def answer(how: str, name: bytes, content: bytes, delayed: dict[bytes, bytes], s
             write(content or b"version")
             write()
         case _:
+            with (source / "asked").open("ab") as asked:
+                asked.write(name + b"\n")
             if how == "talks":
                 sys.stderr.write("warning: so much to say\n" * 10_000)
                 sys.stderr.flush()

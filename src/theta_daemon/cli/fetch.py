@@ -9,13 +9,15 @@ from theta_daemon.cli.verb import Place, Verb
 from theta_daemon.errors import MetadataError, UsageError
 from theta_daemon.history.commits import Commits
 from theta_daemon.history.trees import metadata
-from theta_daemon.metadata import objects, text
+from theta_daemon.metadata import objects, packs, text
 from theta_daemon.metadata.entries import ObjectRef
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from theta_daemon.metadata.entries import Metadata
+    from theta_daemon.metadata.packs import Pack
     from theta_daemon.settings import Settings
 
 
@@ -39,15 +41,19 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     store = ObjectStore(
         here.lfs_objects, here.theta_dir / "objects", here.temporary, alternates=here.alternates, fsync=here.fsync
     )
-    named = _everything(place, here) if arguments.all else _tips(here, arguments.revisions or ["HEAD"])
-    wanted = [ref for ref in dict.fromkeys(named) if not store.contains(ref.oid, ref.size)]
+    named: dict[ObjectRef, None] = {}
+    packed: dict[ObjectRef, Pack] = {}
+    for found in _everything(place, here) if arguments.all else _tips(here, arguments.revisions or ["HEAD"]):
+        named.update((ObjectRef(each.oid, each.size), None) for each in objects.of(found))
+        packed.update((pack.ref, pack) for pack in packs.of(found))
+    wanted = [ref for ref in named if not store.contains(ref.oid, ref.size)]
     size = sum(ref.size for ref in wanted)
     if arguments.dry_run:
         say(f"{count(len(wanted), 'object')} would be fetched, {count(size, 'byte')}")
         return 0
     fetcher = Fetcher(here, store, remote=arguments.remote)
     try:
-        batch = fetcher.want(wanted)
+        batch = fetcher.want(wanted, packs.worthwhile(packed.values(), set(wanted)))
         with fetcher.shown(shown=here.progress and not arguments.quiet):
             while not batch.is_settled:
                 fetcher.wait([batch])
@@ -60,29 +66,26 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     return 1 if batch.failed else 0
 
 
-def _tips(here: Settings, revisions: list[str]) -> Iterator[ObjectRef]:
+def _tips(here: Settings, revisions: list[str]) -> Iterator[Metadata]:
     commits = Commits(here)
     for revision in revisions:
         for found in metadata(here, commits.commit(revision)):
-            yield from _named(found.data, found.path)
+            yield from _parsed(found.data, found.path)
 
 
-def _everything(place: Place, here: Settings) -> Iterator[ObjectRef]:
+def _everything(place: Place, here: Settings) -> Iterator[Metadata]:
     rows = place.git.output("for-each-ref", "--format=%(objectname)", "refs/heads/", "refs/tags/", "refs/remotes/")
     tips = [row.decode("ascii") for row in dict.fromkeys(rows.splitlines())]
     for found in Commits(here).in_range(tips, []):
-        yield from _named(found.data, found.path)
+        yield from _parsed(found.data, found.path)
 
 
-def _named(data: bytes, path: bytes) -> Iterator[ObjectRef]:
+def _parsed(data: bytes, path: bytes) -> Iterator[Metadata]:
     try:
-        found = text.parse(data)
+        yield text.parse(data)
     except MetadataError as error:
         if text.kind(data) is not text.Kind.OTHER:
             warn(f"nothing is fetched for it: {error.at(path=path)}")
-        return
-    for each in objects.of(found):
-        yield ObjectRef(each.oid, each.size)
 
 
 VERB = Verb(

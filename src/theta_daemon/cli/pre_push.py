@@ -27,20 +27,25 @@ from theta_daemon.errors import (
     CorruptObject,
     MetadataError,
     MissingObject,
+    ObjectError,
     ProtocolError,
     RepositoryError,
     UnsupportedError,
 )
 from theta_daemon.history.commits import Commits
-from theta_daemon.metadata import objects, text
+from theta_daemon.metadata import objects, packs, text
 from theta_daemon.metadata.text import Kind
+from theta_daemon.store.objects import ObjectStore
+from theta_daemon.store.packs import write
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
     from theta_daemon.cli.git import Git
+    from theta_daemon.metadata.entries import ObjectRef
     from theta_daemon.metadata.objects import NamedObject
+    from theta_daemon.metadata.packs import Pack
     from theta_daemon.settings import Settings
 
 
@@ -127,7 +132,8 @@ def send(
     """
     commits = Commits(here)
     on_remote = commits.known(on_remote)
-    wanted = named_in(commits, tips, on_remote)
+    packed: dict[ObjectRef, Pack] = {}
+    wanted = named_in(commits, tips, on_remote, packed)
     missing = {}
     for oid, it in wanted.items():
         try:
@@ -141,7 +147,8 @@ def send(
     if missing:
         first = min(missing.items())[1]
         raise _missing(first, len(missing) - 1).at(commit=commits.brought(first.blob, tips, on_remote))
-    oids = sorted(oid for oid in wanted if _place(here.lfs_objects, oid).is_file())
+    found = [*wanted, *(pack.ref.oid for pack in packed.values() if _pack(here, pack))]
+    oids = sorted(oid for oid in found if _place(here.lfs_objects, oid).is_file())
     if oids:
         if not is_quiet:
             note(f"sending {count(len(oids), 'object')} to {remote}")
@@ -165,8 +172,15 @@ def ref_updates(lines: Iterable[bytes]) -> Iterator[RefUpdate]:
                 raise ProtocolError(f"pre-push got a line that is not git's: {line[:200]!r}")
 
 
-def named_in(commits: Commits, include: list[str], exclude: list[str], *, told: bool = True) -> dict[str, Wanted]:
-    """Return the objects that metadata in a range of commits names, by object id.
+def named_in(
+    commits: Commits,
+    include: list[str],
+    exclude: list[str],
+    packed: dict[ObjectRef, Pack] | None = None,
+    *,
+    told: bool = True,
+) -> dict[str, Wanted]:
+    """Return the objects that metadata in a range of commits names, by object id; add its packs to `packed`.
 
     Metadata that is damaged is passed over, with a warning if `told`: nobody can check it out, so nothing is lost, and
     a broken commit of long ago must not stop every push.
@@ -191,6 +205,8 @@ def named_in(commits: Commits, include: list[str], exclude: list[str], *, told: 
             continue
         for named in objects.of(metadata):
             wanted.setdefault(named.oid, Wanted(named, found.path, found.blob))
+        if packed is not None:
+            packed.update((pack.ref, pack) for pack in packs.of(metadata) if pack.ref not in packed)
     if damaged > _TOLD:
         warn(f"nothing is sent for {count(damaged - _TOLD, 'more file')} of damaged metadata")
     return wanted
@@ -223,6 +239,16 @@ def _bring_in(here: Settings, wanted: Wanted) -> bool:
                 hint=f"remove {_place(store, named.oid)} and restore it from a clone that has it",
             )
     return False
+
+
+def _pack(here: Settings, pack: Pack) -> bool:
+    """Make sure that git-lfs finds a pack; False where not all of it is here: nobody needs it."""
+    store = ObjectStore(here.lfs_objects, here.theta_dir / "objects", here.temporary, here.alternates, here.fsync)
+    try:
+        write(store, pack)
+    except ObjectError:
+        return False
+    return True
 
 
 def _place(store: Path, oid: str) -> Path:

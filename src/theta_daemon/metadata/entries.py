@@ -70,12 +70,14 @@ class FileEntry(Frozen):
     """The file around the parameter groups.
 
     `format` names the checkpoint format, `layout` the object with its skeleton; `opaque` are the objects with bytes
-    that are nobody's parameter, in the order of their holes in the layout.
+    that are nobody's parameter, in the order of their holes in the layout. `packs` are copies of small objects,
+    together in one, for faster transfers; each with its number (see packs.py), in ascending order.
     """
 
     format: str
     layout: ObjectRef
     opaque: tuple[ObjectRef, ...]
+    packs: tuple[tuple[int, ObjectRef], ...] = ()
 
 
 class Metadata(Frozen):

@@ -70,11 +70,12 @@ def file_entry(value: object) -> FileEntry:
         raise UnsupportedError(
             f"this metadata has version {version}", hint=f"use a theta-daemon that knows metadata version {version}"
         )
-    parts = _object(value, "the file entry", ("format", "layout", "version"), {"opaque"})
+    parts = _object(value, "the file entry", ("format", "layout", "version"), {"opaque", "packs"})
     return FileEntry(
         format=_match(_FORMAT, _leaf(parts["format"], "format"), "format"),
         layout=_ref(parts["layout"], "layout"),
         opaque=_opaque(parts["opaque"]) if "opaque" in parts else (),
+        packs=_packs(parts["packs"]) if "packs" in parts else (),
     )
 
 
@@ -144,6 +145,13 @@ def _opaque(value: object) -> tuple[ObjectRef, ...]:
     if not isinstance(value, dict) or not value or set(value) != {str(index) for index in range(len(value))}:
         raise MetadataError("the opaque objects are not numbered from 0")
     return tuple(_ref(value[str(index)], f"opaque object {index}") for index in range(len(value)))
+
+
+def _packs(value: object) -> tuple[tuple[int, ObjectRef], ...]:
+    if not isinstance(value, dict) or not value:
+        raise MetadataError("the packs are not an object with numbers")
+    found = {int(_match(_DECIMAL, number, "number of a pack")): _ref(ref, "pack") for number, ref in value.items()}
+    return tuple((number, found[number]) for number in sorted(found))
 
 
 def _ref(value: object, what: str) -> ObjectRef:

@@ -160,6 +160,8 @@ def _file_text(file: FileEntry) -> str:
     tree: dict[str, object] = {"format": {file.format: {}}, "layout": _ref(file.layout)}
     if file.opaque:
         tree["opaque"] = {str(index): _ref(ref) for index, ref in enumerate(file.opaque)}
+    if file.packs:
+        tree["packs"] = {str(number): _ref(ref) for number, ref in file.packs}
     tree["version"] = {fields.FILE_VERSION: {}}
     return json.dumps(tree, indent=4)
 

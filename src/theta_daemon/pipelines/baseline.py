@@ -116,11 +116,15 @@ class Baseline:
                 continue
             if not all(_may_hold(entry, *groups[name]) for name, entry in metadata.entries.items()):
                 continue
-            if metadata.file != file and not self._same_skeleton(metadata, file):
+            if not _is_same(metadata.file, file) and not self._same_skeleton(metadata, file):
                 continue
             if all(self._holds(name, entry, *groups[name]) for name, entry in metadata.entries.items()):
                 return earlier
         return None
+
+    def earlier(self) -> Iterator[Metadata]:
+        """Yield the earlier metadata of the path, the latest first."""
+        return (found.metadata for found in self._all())
 
     def _same_skeleton(self, metadata: Metadata, file: FileEntry) -> bool:
         """Tell whether smudge would make this layout of `metadata`, though it does not name it."""
@@ -176,6 +180,11 @@ class Baseline:
         yield from self._services.recent.of(self.path)
         for candidate in self._services.record.candidates(self.path):
             yield candidate.data
+
+
+def _is_same(one: FileEntry | None, other: FileEntry) -> bool:
+    """Tell whether two file entries describe the same file: packs have no part in that."""
+    return one is not None and (one.format, one.layout, one.opaque) == (other.format, other.layout, other.opaque)
 
 
 def _may_hold(entry: Entry, dtype: str, shape: tuple[int, ...], digest: str) -> bool:

@@ -22,6 +22,7 @@ from theta_daemon.pipelines.allocator import keep_freed_memory
 from theta_daemon.pipelines.baseline import Baseline
 from theta_daemon.pipelines.bundles import write_bundles
 from theta_daemon.pipelines.groups import GroupStore
+from theta_daemon.pipelines.packs import packed
 from theta_daemon.pipelines.skeleton import ref_of
 from theta_daemon.pipelines.storing import Member
 
@@ -131,7 +132,9 @@ class _Cleaner:
                 self._path,
                 f"of the changed parameter groups, {self._groups.refused} cannot be {wanted} updates: stored otherwise",
             )
-        return text.serialize(Metadata(entries, file)) if whole is None else whole.data
+        if whole is not None:
+            return whole.data
+        return text.serialize(packed(self._services, Metadata(entries, file), self._baseline.earlier()))
 
     def _take(self, part: parts.Part) -> None:
         builder = self._builder

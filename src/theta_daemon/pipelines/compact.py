@@ -11,6 +11,7 @@ from theta_daemon.metadata import text
 from theta_daemon.metadata.entries import Metadata
 from theta_daemon.pipelines import dense
 from theta_daemon.pipelines.chains import chains
+from theta_daemon.pipelines.packs import packed
 from theta_daemon.pipelines.replay import replay
 from theta_daemon.pipelines.tolerance import verify_replayed
 from theta_daemon.pipelines.value import locate
@@ -42,7 +43,8 @@ def compact(services: Services, path: bytes, metadata: Metadata, meter: Meter = 
     for name, future in futures.items():
         made[name] = future.result()
         meter.advance(size=sizes[name])
-    return Metadata({name: made.get(name, entry) for name, entry in metadata.entries.items()}, metadata.file), len(made)
+    entries = {name: made.get(name, entry) for name, entry in metadata.entries.items()}
+    return packed(services, Metadata(entries, metadata.file), [metadata]), len(made)
 
 
 def _dense(services: Services, entry: Entry, chain: Chain) -> Entry:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from theta_daemon.errors import ThetaError
 from theta_daemon.history import trees
-from theta_daemon.metadata import objects, text
+from theta_daemon.metadata import objects, packs, text
 from theta_daemon.metadata.entries import Metadata, ObjectRef
 
 if TYPE_CHECKING:
@@ -35,15 +35,16 @@ class Prefetch:
             return
         self._trees.add(treeish)
         try:
-            self._services.fetcher.want(self._missing(treeish), hashed=False)  # smudge verifies what it builds of them
+            for metadata, missing in self._missing(treeish):
+                # Whatever smudge builds of them is verified.
+                self._services.fetcher.want(missing, packs.worthwhile(packs.of(metadata), set(missing)), hashed=False)
         except ThetaError as error:
             self._services.trace.event("prefetch failed", error=str(error))
 
-    def _missing(self, treeish: str) -> Iterator[ObjectRef]:
+    def _missing(self, treeish: str) -> Iterator[tuple[Metadata, list[ObjectRef]]]:
         store, selection = self._services.store, self._services.selection
         for found in trees.metadata(self._services.settings, treeish):
             metadata = text.read(found.data)
             if isinstance(metadata, Metadata) and not selection.leaves(found.path):
-                for each in objects.of(metadata):
-                    if not store.contains(each.oid, each.size):
-                        yield ObjectRef(each.oid, each.size)
+                refs = (ObjectRef(each.oid, each.size) for each in objects.of(metadata))
+                yield metadata, [ref for ref in refs if not store.contains(ref.oid, ref.size)]

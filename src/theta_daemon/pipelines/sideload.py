@@ -21,6 +21,7 @@ from theta_daemon.pipelines.baseline import Baseline
 from theta_daemon.pipelines.clean import clean
 from theta_daemon.pipelines.increments import Head, can_git_theta_follow, previous
 from theta_daemon.pipelines.known import stored_digest
+from theta_daemon.pipelines.packs import packed
 from theta_daemon.pipelines.replay import apply
 from theta_daemon.pipelines.skeleton import skeleton
 from theta_daemon.pipelines.spool import windows
@@ -112,7 +113,7 @@ def _sideloaded(services: Services, file: _File, updates: Updates) -> bytes:
         services.warn(
             path, f"stored whole, not as updates (too many, too heavy, or not for git-theta to read): {_listed(cut)}"
         )
-    return text.serialize(Metadata(entries, metadata.file))
+    return text.serialize(packed(services, Metadata(entries, metadata.file), [metadata]))
 
 
 def _with_aliases(services: Services, path: bytes, metadata: Metadata, updates: Updates) -> Updates:

@@ -15,7 +15,7 @@ from theta_daemon.formats.emit import emit
 from theta_daemon.formats.layout import OpaqueOp
 from theta_daemon.formats.source import Source
 from theta_daemon.frozen import Frozen
-from theta_daemon.metadata import objects, text
+from theta_daemon.metadata import objects, packs, text
 from theta_daemon.metadata.digest import digest
 from theta_daemon.metadata.entries import Metadata, ObjectRef
 from theta_daemon.pipelines.chains import chains
@@ -129,7 +129,8 @@ def want(services: Services, lacking: Lacking, asked: set[ObjectRef]) -> Batch:
         oid = next(iter(lacking.objects)).oid
         raise MissingObject(f"object {oid} was fetched and is missing again", hint="run the command again")
     asked.update(new)
-    return services.fetcher.want(new, hashed=False)  # whatever is built of them is verified: see value.py
+    packed = packs.worthwhile(packs.of(lacking.held.metadata), set(new))
+    return services.fetcher.want(new, packed, hashed=False)  # whatever is built of them is verified: see value.py
 
 
 def require(lacking: Lacking, batch: Batch) -> None:

@@ -27,8 +27,9 @@ from theta_daemon.progress import SILENT, meter
 from theta_daemon.trace import OFF
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+    from theta_daemon.metadata.packs import Pack
     from theta_daemon.progress import Meter
     from theta_daemon.settings import Settings
     from theta_daemon.store.failure import Failure
@@ -88,6 +89,7 @@ class Fetcher:
         self._changed = threading.Condition()
         self._under_way: dict[ObjectRef, list[Batch]] = {}
         self._hashed: set[ObjectRef] = set()  # of those under way
+        self._packs: dict[ObjectRef, set[ObjectRef]] = {}  # those asked for, and what is to be taken from each
         self._unsent: deque[ObjectRef] = deque()
         self._waiters = 0
         self._over: str | None = None  # why nothing is fetched any more
@@ -95,8 +97,10 @@ class Fetcher:
         self._current: Round | None = None
         self._came = [0, 0]  # objects, bytes
 
-    def want(self, refs: Iterable[ObjectRef], *, hashed: bool = True) -> Batch:
+    def want(self, refs: Iterable[ObjectRef], packs: Iterable[Pack] = (), *, hashed: bool = True) -> Batch:
         """Ask for those of `refs` that are not here, in this order, and return at once.
+
+        `packs` hold some of them: each is fetched first, and instead of its members where it has them.
 
         `hashed` is false for those who verify whatever they read of an object: git-lfs has compared the SHA-256 of what
         came, and to do that once more here would cost a clone a sixth of its time.
@@ -111,13 +115,15 @@ class Fetcher:
                 failed[ref] = error
         batch = Batch(wanted, failed)
         with self._changed:
+            packed = set() if self._over is not None else self._ask_for(packs, set(wanted))
             for ref in wanted:
                 if self._over is not None:
                     batch._settle(ref, _missing(ref, self._over))
                     continue
                 if ref not in self._under_way:
                     self._under_way[ref] = []
-                    self._unsent.append(ref)
+                    if ref not in packed:
+                        self._unsent.append(ref)
                     self.meter.expect(1, ref.size)
                 self._under_way[ref].append(batch)
                 if hashed:
@@ -127,6 +133,17 @@ class Fetcher:
                 self._thread.start()
             self._changed.notify_all()
         return batch
+
+    def _ask_for(self, packs: Iterable[Pack], wanted: Collection[ObjectRef]) -> set[ObjectRef]:
+        """Ask for packs that hold `wanted` objects that are not under way; return those objects."""
+        found: set[ObjectRef] = set()
+        for pack in packs:
+            members = {ref for ref in pack.members if ref in wanted and ref not in self._under_way} - found
+            if len(members) > 1 and pack.ref not in self._packs:
+                self._packs[pack.ref] = members
+                self._unsent.append(pack.ref)
+                found |= members
+        return found
 
     def wait(self, batches: Sequence[Batch]) -> None:
         """Wait until one of `batches` is settled; what was asked for and not sent yet is sent now."""
@@ -167,6 +184,7 @@ class Fetcher:
             for ref in list(self._under_way):
                 self._settle(ref, _missing(ref, why))
             self._unsent.clear()
+            self._packs.clear()
             current = self._current
             self._changed.notify_all()
         if current is not None:
@@ -189,6 +207,9 @@ class Fetcher:
                 tries.clear()
             again = []
             for ref, why in failed.items():
+                if ref in self._packs:
+                    self._without(ref)
+                    continue
                 tries[ref] = tries.get(ref, 0) + 1
                 if why.is_final or tries[ref] > self._settings.transfer_retries:
                     self._settle(ref, _missing(ref, why.message, why.hint))
@@ -243,6 +264,8 @@ class Fetcher:
 
     def _take(self, ref: ObjectRef) -> bool:
         """Verify an object and tell those who wait for it; return false where it has not come."""
+        if ref in self._packs:
+            return self._take_apart(ref)
         try:
             if not self._is_here(ref):
                 self._clear_other_size(ref)
@@ -254,10 +277,38 @@ class Fetcher:
         except ThetaError as error:
             self._settle(ref, error)
         else:
-            self._came = [self._came[0] + 1, self._came[1] + ref.size]
-            self.meter.advance(1, ref.size)
-            self._settle(ref, None)
+            self._arrived(ref)
         return True
+
+    def _take_apart(self, pack: ObjectRef) -> bool:
+        """Take what a pack holds; what it turns out not to hold is asked for itself. False where it has not come."""
+        from theta_daemon.store import packs
+
+        members = self._packs.get(pack, set())
+        if not self._is_here(pack):
+            return False
+        try:
+            with self._trace.stage("take packs apart", pack.size):
+                packs.take_apart(self._store, pack, members)
+        except ThetaError as error:
+            self._trace.event("a pack is no good", error=str(error))
+        for ref in members:
+            if self._is_here(ref):
+                self._arrived(ref)
+        self._without(pack)
+        self._store.forgo(pack)
+        return True
+
+    def _without(self, pack: ObjectRef) -> None:
+        """Forget a pack; what it was to bring and has not is asked for itself."""
+        with self._changed:
+            self._unsent.extend(ref for ref in self._packs.pop(pack, ()) if ref in self._under_way)
+            self._changed.notify_all()
+
+    def _arrived(self, ref: ObjectRef) -> None:
+        self._came = [self._came[0] + 1, self._came[1] + ref.size]
+        self.meter.advance(1, ref.size)
+        self._settle(ref, None)
 
     def _clear_other_size(self, ref: ObjectRef) -> None:
         """Remove what has the object's name and is not whole: git-lfs would not fetch it.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from theta_daemon.settings import Settings
 
 _LOOK: Final = 0.05  # seconds between two looks whether objects have come
+_SIDE_BY_SIDE: Final = 64  # objects that may be under way at a time: twice as many as git-lfs fetches
 _SAMPLES: Final = 8  # objects that git-lfs is asked about, why they did not come
 
 
@@ -98,9 +99,12 @@ class Round:
         git-lfs lists nothing before it was asked for all, and does not let itself be asked for all before most of them
         are here. It gives an object its name when it is whole.
         """
-        for name in self._unlisted & self._left.keys():
+        absent = 0
+        for name in [name for name in self._left if name in self._unlisted]:
             if self._is_here(self._left[name]) and self._take(self._left[name]):
                 del self._left[name]
+            elif (absent := absent + 1) == _SIDE_BY_SIDE:  # those asked for later are later
+                break
         self._looked = monotonic()
 
     def _refusal(self) -> Failure:

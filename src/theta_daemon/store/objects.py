@@ -44,7 +44,7 @@ from theta_daemon.errors import CorruptObject, MissingObject, RepositoryError, r
 from theta_daemon.metadata.entries import ObjectRef
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 _is_oid: Final = re.compile(r"[0-9a-f]{64}").fullmatch
@@ -111,7 +111,33 @@ class ObjectStore:
             digest.update(piece)
             size += memoryview(piece).nbytes
         ref = ObjectRef(digest.hexdigest(), size)
+        self._put(ref, pieces)
+        return ref
+
+    def put(self, ref: ObjectRef, view: memoryview) -> None:
+        """Store the bytes of an object that were verified, as `write` does. Raises RepositoryError."""
+        self._put(ref, [view])
+
+    def lend(self, ref: ObjectRef, pieces: Iterable[bytes | memoryview]) -> None:
+        """Put an object, whose bytes are `pieces`, into Git LFS's store alone: it can be made again.
+
+        Raises RepositoryError, and what `pieces` raises.
+        """
         name = _name(ref.oid)
+        if _size(self._lfs + name) == ref.size:
+            return
+        try:
+            durable.write(self._lfs + name, pieces, temporary=self._lfs_temporary, fsync=self.fsync, mode=self.mode)
+        except OSError as error:
+            raise RepositoryError(f"cannot write object {ref.oid}: {reason(error)}", hint="make room") from error
+
+    def forgo(self, ref: ObjectRef) -> None:
+        """Remove an object from Git LFS's store, where it is still there."""
+        with suppress(OSError):
+            os.unlink(self._lfs + _name(ref.oid))
+
+    def _put(self, ref: ObjectRef, pieces: Sequence[bytes | memoryview]) -> None:
+        name, size = _name(ref.oid), ref.size
         lfs, theta = self._lfs + name, self._theta + name
         in_lfs, in_theta = _size(lfs), _size(theta)
         is_here = size in (in_lfs, in_theta)
@@ -120,7 +146,7 @@ class ObjectStore:
         if in_theta != size and in_lfs == size and not _freshened(lfs):
             in_lfs = _OLD
         if in_lfs == in_theta == size:
-            return ref
+            return
         self._sweep_once()
         try:
             if in_theta != size:
@@ -130,12 +156,11 @@ class ObjectStore:
                 self._give_to_lfs(theta, lfs, replace=in_lfs is not None)
         except OSError as error:
             if is_here and self.contains(ref.oid, ref.size):
-                return ref  # only its second name is missing, and `git status` must work where nothing can be written
+                return  # only its second name is missing, and `git status` must work where nothing can be written
             raise RepositoryError(
                 f"cannot write object {ref.oid}: {reason(error)}",
                 hint="make room or permit writing, and run the command again",
             ) from error
-        return ref
 
     def open(self, ref: ObjectRef) -> memoryview:
         """Return the bytes of `ref`, read-only; mapped when they are many. They are not verified.

@@ -98,6 +98,43 @@ def test_opaque_objects_keep_their_order() -> None:
     assert text.parse(data) == metadata
 
 
+def test_packs_keep_their_numbers() -> None:
+    packs = ((0, ObjectRef(OID, 5)), (2, ObjectRef(OTHER, 6)), (10, ObjectRef(OID, 7)))
+    metadata = Metadata({}, FILE.replace(packs=packs))
+    data = text.serialize(metadata)
+    assert list(json.loads(data)["theta_daemon"]) == ["format", "layout", "packs", "version"]
+    assert list(json.loads(data)["theta_daemon"]["packs"]) == ["0", "2", "10"]
+    assert text.parse(data) == metadata
+
+
+def test_packs_may_have_any_number() -> None:
+    """Which of them are of use is told by the entries."""
+    metadata = Metadata({}, FILE.replace(packs=((10**18, ObjectRef(OID, 5)),)))
+    assert text.parse(text.serialize(metadata)) == metadata
+
+
+@pytest.mark.parametrize(
+    "packs",
+    [
+        {},
+        [],
+        {"": {OID: {"5": {}}}},
+        {"-1": {OID: {"5": {}}}},
+        {"01": {OID: {"5": {}}}},
+        {"1" * 20: {OID: {"5": {}}}},
+        {"0": {"../../x": {"5": {}}}},
+        {"0": {OID: {"5": {}}, OTHER: {"5": {}}}},
+        {"0": {OID: {"-5": {}}}},
+        {"0": {}},
+    ],
+)
+def test_packs_that_are_none(packs: object) -> None:
+    tree = written(("a",), file=FILE)
+    tree["theta_daemon"]["packs"] = packs
+    with pytest.raises(MetadataError):
+        text.parse(json.dumps(tree).encode())
+
+
 @pytest.mark.parametrize(
     "names",
     [[()], [("a",), ("a", "b")], [("a", "b"), ("a", "b", "c", "d")], [("a", "lfs_metadata")], [("d",) * 257]],

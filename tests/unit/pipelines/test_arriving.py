@@ -16,6 +16,7 @@ from theta_daemon.errors import CorruptObject, MissingObject, ThetaError
 from theta_daemon.metadata import text
 from theta_daemon.metadata.entries import Metadata, ObjectRef
 from theta_daemon.metadata.objects import of
+from theta_daemon.metadata.packs import Pack
 from theta_daemon.pipelines.checkout import Checkout
 
 
@@ -43,7 +44,7 @@ class Remote:
     def asked(self) -> list[str]:
         return [ref.oid for batch in self.batches for ref in batch.refs]
 
-    def want(self, refs: Iterable[ObjectRef], *, hashed: bool = True) -> Asked:
+    def want(self, refs: Iterable[ObjectRef], packs: Iterable[Pack] = (), *, hashed: bool = True) -> Asked:
         assert not hashed  # whatever is made of them is verified
         self.batches.append(Asked(list(refs)))
         return self.batches[-1]

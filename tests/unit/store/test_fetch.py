@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from tests.support.repository import Repository
 from theta_daemon import settings
 from theta_daemon.errors import CorruptObject, MissingObject, ThetaError
 from theta_daemon.metadata.entries import ObjectRef
+from theta_daemon.metadata.packs import Pack
 from theta_daemon.settings import Settings
 from theta_daemon.store import fetch
 from theta_daemon.store.fetch import Batch, Fetcher
@@ -347,6 +349,97 @@ def test_what_nobody_foresaw_is_told_to_those_who_wait(make: Make, monkeypatch: 
     monkeypatch.setattr(fetcher._store, "take_in", take_in)
     assert "a bug" in str(failed(fetcher)[REFS[0]])
     assert fetcher.want(REFS[3:]).is_settled
+
+
+def pack_of(source: Path, refs: list[ObjectRef], *, lacking: int = 0) -> Pack:
+    """Put a pack of objects into the folder of the fake, without the last ones of them."""
+    held = refs[: len(refs) - lacking]
+    table = b"".join(struct.pack("<32sQ", bytes.fromhex(ref.oid), ref.size) for ref in held)
+    data = struct.pack("<8sQ", b"THETAPAK", len(held)) + table + b"".join(DATA[REFS.index(ref)] for ref in held)
+    ref = ObjectRef(hashlib.sha256(data).hexdigest(), len(data))
+    (source / ref.oid).write_bytes(data)
+    return Pack(ref, tuple(refs))
+
+
+def asked(source: Path) -> list[str]:
+    """Return the ids that the fake was asked for."""
+    return [line.partition(".")[0] for line in (source / "asked").read_text().splitlines()]
+
+
+def test_a_pack_comes_instead_of_its_members(make: Make, source: Path) -> None:
+    pack = pack_of(source, REFS[:4])
+    for ref in REFS[:4]:
+        (source / ref.oid).unlink()
+    fetcher = make("serves")
+    fetcher.meter = counts = Counts()
+    batch = fetcher.want(REFS, [pack])
+    settle(fetcher, batch)
+    assert not batch.failed
+    assert asked(source) == [pack.ref.oid, REFS[4].oid]
+    assert counts.expected == counts.done == [len(REFS), sum(ref.size for ref in REFS)]
+    assert not fetcher._store.contains(pack.ref.oid, pack.ref.size)
+    for ref, data in zip(REFS, DATA, strict=True):
+        assert bytes(fetcher._store.open(ref)) == data
+
+
+def test_the_members_come_where_the_pack_does_not(make: Make, source: Path) -> None:
+    pack = pack_of(source, REFS[:4])
+    (source / pack.ref.oid).unlink()
+    fetcher = make("serves", transfer_retries=0)
+    batch = fetcher.want(REFS, [pack])
+    settle(fetcher, batch)
+    assert not batch.failed
+    assert rounds(source) == 2
+
+
+@pytest.mark.parametrize("how", ["stale", "damaged"])
+def test_what_a_pack_does_not_hold_is_asked_for_itself(make: Make, source: Path, how: str) -> None:
+    pack = pack_of(source, REFS[:4], lacking=2 if how == "stale" else 0)
+    if how == "damaged":
+        data = (source / pack.ref.oid).read_bytes()
+        (source / pack.ref.oid).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    fetcher = make("serves")
+    batch = fetcher.want(REFS[:4], [pack])
+    settle(fetcher, batch)
+    assert not batch.failed
+    assert set(asked(source)[1:]) == {ref.oid for ref in REFS[2 if how == "stale" else 3 : 4]}
+    assert not fetcher._store.contains(pack.ref.oid, pack.ref.size)
+
+
+def test_two_packs_and_others_who_want_the_same(make: Make, source: Path) -> None:
+    one, other = pack_of(source, REFS[:3]), pack_of(source, REFS[1:])
+    fetcher = make("serves")
+    batches = [fetcher.want(REFS[:3], [one]), fetcher.want(REFS, [one, other]), fetcher.want(REFS[4:])]
+    settle(fetcher, *batches)
+    assert not any(batch.failed for batch in batches)
+    assert asked(source) == [one.ref.oid, other.ref.oid]
+
+
+def test_a_pack_that_is_left_from_before_is_used(make: Make, source: Path) -> None:
+    pack = pack_of(source, REFS[:4])
+    fetcher = make("serves")
+    fetcher._store.lend(pack.ref, [(source / pack.ref.oid).read_bytes()])
+    batch = fetcher.want(REFS[:4], [pack])
+    settle(fetcher, batch)
+    assert not batch.failed
+    assert not (source / "asked").exists()
+
+
+@pytest.mark.parametrize("how", ["crashes", "pointers", "error"])
+def test_neither_a_pack_nor_its_members_come(make: Make, source: Path, how: str) -> None:
+    fetcher = make(how)
+    batch = fetcher.want(REFS, [pack_of(source, REFS[:4])])
+    settle(fetcher, batch)
+    assert set(batch.failed) == set(REFS)
+
+
+def test_close_ends_packs_too(make: Make, source: Path) -> None:
+    fetcher = make("stalls", transfer_timeout=1000)
+    batch = fetcher.want(REFS, [pack_of(source, REFS[:4])])
+    fetcher.close()
+    assert set(batch.failed) == set(REFS)
+    later = fetcher.want(REFS, [pack_of(source, REFS[:4])])
+    assert set(later.failed) == set(REFS)
 
 
 class Counts:
