@@ -12,7 +12,14 @@ from bench.updates.repository import Place, commit
 MUST, AIM = 1.2, 0.9
 
 
-def run(place: Place, data: DataSet, latency: float, progress: Progress) -> Outcome:
+def run(
+    place: Place,
+    data: DataSet,
+    latency: float,
+    progress: Progress,
+    must: float | None = MUST,
+    aim: float | None = AIM,
+) -> Outcome:
     """Add the files with each, send them to a server of `latency` seconds, and clone in turn."""
     outcome = Outcome(place.scratch.name, {data.name: data.bytes}, (CLONE,))
     outcome.absent.update(missing())
@@ -38,7 +45,7 @@ def run(place: Place, data: DataSet, latency: float, progress: Progress) -> Outc
                 tree = clone(origins[name], place)
                 outcome.add(name, CLONE, tree)
                 empty(tree.path)
-        outcome.ratio(CLONE, OURS, LFS, MUST, AIM)
+        outcome.ratio(CLONE, OURS, LFS, must, aim)
         for name, origin in origins.items():
             outcome.number(f"{CLONE}: {name}, MB on the way", origin.hosted.sent() / (place.runs + 1) / 1e6)
     return outcome
