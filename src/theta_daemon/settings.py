@@ -18,8 +18,8 @@ and by git for us: GIT_DIR, GIT_WORK_TREE, GIT_COMMON_DIR, GIT_OBJECT_DIRECTORY,
 Git configuration read here: theta.compatible, theta.workers, theta.memoryLimit, theta.cacheSize, theta.compression,
 theta.checkpointType (before the variable GIT_THETA_CHECKPOINT_TYPE), theta.updateType (before the variable
 GIT_THETA_UPDATE_TYPE), theta.maxChain, theta.fetchHistory, theta.skipSmudge (after the two variables),
-theta.fetchInclude, theta.fetchExclude, theta.transferTimeout, theta.transferRetries, theta.progress, lfs.storage,
-core.fsync, core.fsyncObjectFiles.
+theta.fetchInclude, theta.fetchExclude, theta.transferTimeout, theta.transferRetries, theta.packs, theta.progress,
+lfs.storage, core.fsync, core.fsyncObjectFiles.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Settings(Frozen):
     build on one another, and `fetch_history` whether a commit that is not here may be fetched.
     With `skip_smudge` metadata stays in the work tree, and so it does for paths that `fetch_include`, where it is not
     empty, does not match, or that `fetch_exclude` matches (patterns as in .gitignore). `transfer_timeout` are the
-    seconds without a byte after which a transfer has stalled, `transfer_retries` how often it is tried again, and
-    `progress` whether a terminal may be shown how far long work has come.
+    seconds without a byte after which a transfer has stalled, `transfer_retries` how often it is tried again.
+    `packs` tells whether metadata names packs, `progress` whether a terminal may be shown how far long work has come.
     """
 
     directory: Path
@@ -103,6 +103,7 @@ class Settings(Frozen):
     fetch_exclude: tuple[str, ...]
     transfer_timeout: int
     transfer_retries: int
+    packs: bool
     progress: bool
     workers: int
     memory_limit: int
@@ -189,6 +190,7 @@ class PendingSettings:
             fetch_exclude=_patterns(config, "theta.fetchExclude"),
             transfer_timeout=config.parsed("theta.transferTimeout", _timeout, lambda: 120),
             transfer_retries=config.parsed("theta.transferRetries", _retries, lambda: 3),
+            packs=config.parsed("theta.packs", gitconfig.boolean, lambda: True),
             progress=config.parsed("theta.progress", gitconfig.boolean, lambda: True),
             workers=config.parsed("theta.workers", _workers, machine.usable_cores),
             memory_limit=memory_limit,

@@ -87,6 +87,7 @@ def test_add_and_prune_at_the_same_time(tracked: Repository, verb: tuple[str, ..
     assert [tracked.read(name) for name in NAMES] == [checkpoint(number) for number in range(2)]
 
 
+@pytest.mark.heavy
 def test_prune_in_a_loop_while_commits_are_made(tracked: Repository) -> None:
     """Objects younger than the grace period are never taken, whatever is under way."""
     done = threading.Event()
@@ -326,7 +327,7 @@ def live_and_prune(repository: Repository, seed: int, length: int) -> None:
     assert gone > 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.heavy) for seed in (1, 2))])
 def test_any_history(tracked: Repository, seed: int) -> None:
     live_and_prune(tracked, seed, 15)
 

@@ -135,6 +135,7 @@ def plain_settings(directory: Path) -> Settings:
         fetch_exclude=(),
         transfer_timeout=120,
         transfer_retries=0,
+        packs=True,
         progress=True,
         workers=2,
         memory_limit=64 << 20,

@@ -65,6 +65,7 @@ def test_defaults(load: Load, tmp_path: Path) -> None:
         fetch_exclude=(),
         transfer_timeout=120,
         transfer_retries=3,
+        packs=True,
         progress=True,
         workers=machine.usable_cores(),
         memory_limit=machine.default_memory(),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def packed(services: Services, metadata: Metadata, earlier: Iterable[Metadata]) -> Metadata:
-    """Return `metadata` with its packs; none where it has no file entry, or few small objects.
+    """Return `metadata` with its packs; none where it has no file entry, or few small objects, or none are wanted.
 
     The packs of `earlier` versions, the latest first, are taken where their members are the same: whoever has not all
     of them here must still come to the same metadata. A pack that cannot be made for that reason is left out.
@@ -26,16 +26,17 @@ def packed(services: Services, metadata: Metadata, earlier: Iterable[Metadata]) 
     """
     if metadata.file is None:
         return metadata
-    every = [(number, chunk) for number, chunk in enumerate(chunks(metadata.entries)) if len(chunk) >= FEWEST]
+    found = chunks(metadata.entries) if services.settings.packs else []
+    every = [(number, chunk) for number, chunk in enumerate(found) if len(chunk) >= FEWEST]
     known = _known(earlier) if every else {}
-    found: list[tuple[int, ObjectRef]] = []
+    named: list[tuple[int, ObjectRef]] = []
     for number, chunk in every:
         ref = known[chunk] if chunk in known else _made(services, chunk)
         if ref is not None:
-            found.append((number, ref))
-    if tuple(found) == metadata.file.packs:
+            named.append((number, ref))
+    if tuple(named) == metadata.file.packs:
         return metadata
-    return metadata.replace(file=metadata.file.replace(packs=tuple(found)))
+    return metadata.replace(file=metadata.file.replace(packs=tuple(named)))
 
 
 def _known(earlier: Iterable[Metadata]) -> dict[Chunk, ObjectRef | None]:

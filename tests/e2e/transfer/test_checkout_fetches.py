@@ -25,8 +25,7 @@ def source(repository: Repository, tmp_path: Path) -> Repository:
     repository.commit("models")
     server = Repository.init(tmp_path / "server", repository.environment, "--bare")
     repository.git("remote", "add", "origin", server.path.as_uri())
-    repository.git("push", "--no-verify", "--quiet", "origin", "main")
-    shutil.copytree(repository.path / ".git" / "lfs" / "objects", server.path / "lfs" / "objects")
+    repository.git("push", "--quiet", "origin", "main")
     return repository
 
 

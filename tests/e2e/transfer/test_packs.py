@@ -182,6 +182,17 @@ def test_a_change_where_only_metadata_is_here(
     assert clone().read(NAME) == model(changed=7)
 
 
+def test_packs_can_be_switched_off(source: Repository, server: Path) -> None:
+    source.git("config", "theta.packs", "false")
+    assert source.git("status", "--short") == ""
+    source.write(NAME, model(changed=7))
+    source.commit("changed")
+    assert not list(packs.of(metadata(source)))
+    before = names(server / "lfs")
+    source.git("push", "--quiet", "origin", "main")
+    assert len(names(server / "lfs") - before) == 1
+
+
 def test_git_lfs_prune_takes_packs_and_the_next_push_makes_them_again(source: Repository, server: Path) -> None:
     pack = only_pack(source)
     place(source.path / ".git", pack.ref).unlink()

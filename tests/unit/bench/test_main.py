@@ -35,8 +35,10 @@ sys.exit(bench.main())
 @pytest.mark.needs_lfs_server
 @pytest.mark.parametrize(
     ("number", "everyone"),
-    [(signal.SIGINT, True), (signal.SIGHUP, False)],
-    ids=["Ctrl-C", "SIGHUP"],
+    [
+        pytest.param(signal.SIGINT, True, id="Ctrl-C"),
+        pytest.param(signal.SIGHUP, False, id="SIGHUP", marks=pytest.mark.heavy),
+    ],
 )
 def test_nothing_is_left_of_a_bench_that_is_stopped(tmp_path: Path, number: signal.Signals, everyone: bool) -> None:
     bench = subprocess.Popen(

@@ -49,6 +49,7 @@ def scripted(tmp_path: Path) -> Script:
             fetch_exclude=(),
             transfer_timeout=120,
             transfer_retries=3,
+            packs=True,
             progress=True,
             workers=1,
             memory_limit=1 << 30,
