@@ -28,6 +28,7 @@ from theta_daemon.trace import OFF
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from theta_daemon.metadata.packs import Pack
     from theta_daemon.progress import Meter
@@ -90,6 +91,7 @@ class Fetcher:
         self._under_way: dict[ObjectRef, list[Batch]] = {}
         self._hashed: set[ObjectRef] = set()  # of those under way
         self._packs: dict[ObjectRef, set[ObjectRef]] = {}  # those asked for, and what is to be taken from each
+        self._brought: set[ObjectRef] = set()  # packs that were not here before
         self._unsent: deque[ObjectRef] = deque()
         self._waiters = 0
         self._over: str | None = None  # why nothing is fetched any more
@@ -139,8 +141,10 @@ class Fetcher:
         found: set[ObjectRef] = set()
         for pack in packs:
             members = {ref for ref in pack.members if ref in wanted and ref not in self._under_way} - found
-            if len(members) > 1 and pack.ref not in self._packs:
+            if len(members) > 1 and pack.ref not in self._packs and not self._has_other_size(pack.ref):
                 self._packs[pack.ref] = members
+                if not self._is_here(pack.ref):
+                    self._brought.add(pack.ref)
                 self._unsent.append(pack.ref)
                 found |= members
         return found
@@ -280,6 +284,16 @@ class Fetcher:
             self._arrived(ref)
         return True
 
+    def _has_other_size(self, ref: ObjectRef) -> bool:
+        """Tell whether what has the object's name is something else: git-lfs would delete that."""
+        try:
+            return os.stat(self._lfs_path(ref)).st_size != ref.size
+        except OSError:
+            return False
+
+    def _lfs_path(self, ref: ObjectRef) -> Path:
+        return self._store.lfs_objects / ref.oid[:2] / ref.oid[2:4] / ref.oid
+
     def _take_apart(self, pack: ObjectRef) -> bool:
         """Take what a pack holds; what it turns out not to hold is asked for itself. False where it has not come."""
         from theta_daemon.store import packs
@@ -296,7 +310,8 @@ class Fetcher:
             if self._is_here(ref):
                 self._arrived(ref)
         self._without(pack)
-        self._store.forgo(pack)
+        if pack in self._brought:  # else it may be anything: metadata says that it is a pack
+            self._store.forgo(pack)
         return True
 
     def _without(self, pack: ObjectRef) -> None:
@@ -316,7 +331,7 @@ class Fetcher:
         Raises CorruptObject where it is whole, and metadata is wrong about its size. git-lfs would delete it in either
         case, and it may be the only copy.
         """
-        path = self._store.lfs_objects / ref.oid[:2] / ref.oid[2:4] / ref.oid
+        path = self._lfs_path(ref)
         try:
             found = ObjectRef(ref.oid, os.stat(path).st_size)
             self._store.verify(found, self._store.open(found), forgetting=True)

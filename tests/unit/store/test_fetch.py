@@ -423,6 +423,21 @@ def test_a_pack_that_is_left_from_before_is_used(make: Make, source: Path) -> No
     settle(fetcher, batch)
     assert not batch.failed
     assert not (source / "asked").exists()
+    assert fetcher._store.contains(pack.ref.oid, pack.ref.size)
+
+
+def test_an_object_that_metadata_calls_a_pack_stays(make: Make, source: Path) -> None:
+    """It may be the only copy of a file that Git LFS keeps."""
+    fetcher = make("serves")
+    data = b"not a pack"
+    mine = ObjectRef(hashlib.sha256(data).hexdigest(), len(data))
+    fetcher._store.lend(mine, [data])
+    packs = [Pack(mine, tuple(REFS[:2])), Pack(mine.replace(size=7), tuple(REFS[2:4]))]
+    batch = fetcher.want(REFS[:4], packs)
+    settle(fetcher, batch)
+    assert not batch.failed
+    assert bytes(fetcher._store.open(mine)) == data
+    assert mine.oid not in asked(source)
 
 
 @pytest.mark.parametrize("how", ["crashes", "pointers", "error"])
