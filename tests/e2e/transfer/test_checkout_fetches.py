@@ -19,6 +19,8 @@ FILES = {f"model-{seed}.safetensors": models.safetensors_bytes(models.state_dict
 @pytest.fixture
 def source(repository: Repository, tmp_path: Path) -> Repository:
     """Return a repository whose commits and objects are all on its remote, `server`."""
+    # Without packs: what is taken from the server here is then nowhere else (packs: test_packs.py).
+    repository.git("config", "theta.packs", "false")
     repository.git("theta", "track", "*.safetensors")
     for name, data in FILES.items():
         repository.write(name, data)
@@ -143,16 +145,15 @@ def test_an_object_that_the_remote_lacks_is_named_and_other_files_are_written(
     # Of the first file's parameters one that no other file has.
     listed = source.git("cat-file", "blob", "HEAD:model-0.safetensors").split('"oid": "')[1:]
     oid = listed[-1][:64]
-    (tmp_path / "server" / "lfs" / "objects" / oid[:2] / oid[2:4] / oid).unlink()
+    place = Path("lfs", "objects", oid[:2], oid[2:4], oid)
+    (tmp_path / "server" / place).unlink()
     said = made.in_environment(GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0="theta.transferRetries", GIT_CONFIG_VALUE_0="0")
     complaint = said.git_fails("checkout", "HEAD", "--", ".")
     assert oid in complaint
     assert "model-0.safetensors" in complaint
     assert not (made.path / "model-0.safetensors").exists()
     assert {name for name in FILES if (made.path / name).exists()} == set(FILES) - {"model-0.safetensors"}
-    shutil.copytree(
-        source.path / ".git" / "lfs" / "objects", tmp_path / "server" / "lfs" / "objects", dirs_exist_ok=True
-    )
+    shutil.copy(source.path / ".git" / place, tmp_path / "server" / place)
     made.git("checkout", "HEAD", "--", ".")
     assert contents(made) == FILES
 
