@@ -20,6 +20,7 @@ from pathlib import Path
 from bench import measure, report
 from bench.cases import AGAIN, CASES, PEER, QUICK, SHA256, START, Case
 from bench.contenders import ROOT, build_tools, contenders
+from bench.measure import empty
 from bench.publish import publish
 from bench.transfer.cases import TRANSFER_CASES
 from bench.updates.cases import UPDATE_CASES, OwnCase
@@ -103,7 +104,7 @@ def run_case(case: Case, scratch: Path, tools: Path, only: list[str] | None, run
                 elif everyone[name].most_runs is None or number < (everyone[name].most_runs or 0):
                     series = result.series(name, built.data)
                     result.add(series, measure.run(everyone[name], built, case.steps, scratch, tools))
-    shutil.rmtree(folder)
+    empty(folder)  # removed at the very end: see `put_away`
     result.load.append(os.getloadavg()[0])
     progress("")
     print("\n".join(report.text(result.document())), flush=True)
@@ -116,7 +117,7 @@ def run_own(case: OwnCase, scratch: Path, tools: Path, only: list[str] | None, r
     folder = scratch / case.name
     folder.mkdir()
     outcome = case.run(Place(folder, tools, runs or case.runs, with_peer=not only or PEER in only), progress)
-    shutil.rmtree(folder)
+    empty(folder)
     progress("")
     print("\n".join(report.text(outcome.document())), flush=True)
     return outcome

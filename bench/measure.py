@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import subprocess
 import tempfile
 import time
@@ -162,7 +163,7 @@ def _run(contender: Contender, built: Built, steps: Collection[str], scratch: Pa
 
 
 def put_away(tree: WorkTree, scratch: Path) -> None:
-    """Empty all files, and leave them and their directories for the end of the case.
+    """Empty all files, and leave them and their directories for the end of the bench.
 
     ext4 does not use an inode again within a minute or more of its deletion, and looks through all of these for each
     file that is made meanwhile: what one contender had stored would cost the next one's add more than the add itself.
@@ -177,6 +178,8 @@ def empty(folder: Path) -> None:
     for directory, _, names in os.walk(folder):
         for name in names:
             file = Path(directory) / name
+            if not stat.S_ISREG(file.lstat().st_mode):
+                continue  # a link may lead anywhere
             file.chmod(0o600)  # git's objects are read-only
             os.truncate(file, 0)
 

@@ -13,6 +13,7 @@ forgets       never lists anything
 repeats       lists, again and again, something that nobody asked for
 talks         as `serves`, and says more on standard error than a pipe holds
 half          fetches half of each object
+prompt        fetches each object as it is asked for; `listed` has a line for each time that it was asked for a list
 eager         fetches each object as it is asked for, and takes no third question before there is a file `go`
 """
 
@@ -92,6 +93,8 @@ def main(how: str, source: Path) -> None:
     is_first = True
     while (header := read_lines()) is not None:
         if b"command=list_available_blobs\n" in header:
+            with (source / "listed").open("a") as listed:
+                listed.write("again\n")
             if how in {"restarts", "trickles"} and is_first:
                 trickle(how)
             if how == "crashes-late" and not is_first:
@@ -137,8 +140,9 @@ def answer(how: str, name: bytes, content: bytes, delayed: dict[bytes, bytes], s
             if how == "talks":
                 sys.stderr.write("warning: so much to say\n" * 10_000)
                 sys.stderr.flush()
-            if how == "eager":
+            if how in {"eager", "prompt"}:
                 put(content, source)
+            if how == "eager":
                 while len(delayed) == 2 and not (source / "go").exists():
                     time.sleep(0.01)
             delayed[name] = content

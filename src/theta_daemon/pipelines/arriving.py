@@ -34,6 +34,7 @@ class Arriving:
         self._services = services
         self._files: dict[bytes, _File] = {}
         self._is_first = True
+        self._settled = 0
 
     def __bool__(self) -> bool:
         return bool(self._files)
@@ -42,8 +43,14 @@ class Arriving:
         """Ask for what a file lacks."""
         self._files[lacking.path] = _File(self._services, lacking)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something may have come for a file since `come` was asked last."""
+        return bool(self._files) and self._services.fetcher.settled != self._settled
+
     def come(self) -> Iterator[tuple[bytes, smudge.Plan | Exception]]:
         """Take out the files whose objects have come, or will not come, and yield what becomes of each; never wait."""
+        self._settled = self._services.fetcher.settled
         for path, file in list(self._files.items()):
             if not file.batch.is_settled:
                 continue

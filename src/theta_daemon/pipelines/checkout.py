@@ -12,7 +12,8 @@ Files are offered in the order in which git delayed them, since their groups are
 ready together are offered together.
 
 What is not here is asked for when git asks for the file, so all files' objects are on their way when the last file has
-been delayed; a file is planned when its own have come, and offered while others are still under way.
+been delayed; a file is planned when its own have come, also while git takes another one, and offered while others are
+still under way.
 """
 
 from __future__ import annotations
@@ -76,11 +77,7 @@ class Checkout:
     def available(self) -> list[bytes]:
         """Wait until a file is ready; return all that are, each once; empty at the end."""
         while True:
-            for path, plan in self._arriving.come():
-                if isinstance(plan, Exception):
-                    self._failed[path] = plan
-                else:
-                    self._start(plan)
+            self._start_arrived()
             ready = self._ready()
             if ready or not self._arriving:
                 break
@@ -92,6 +89,19 @@ class Checkout:
         self._offered |= ready
         self._services.ahead.arrange([ready[path].stream for path in sorted(ready)])
         return sorted(ready)
+
+    def _start_arrived(self) -> None:
+        for path, plan in self._arriving.come():
+            if isinstance(plan, Exception):
+                self._failed[path] = plan
+            else:
+                self._start(plan)
+
+    def _meanwhile(self) -> None:
+        """Begin to load the files whose objects came while git takes another."""
+        if self._arriving.has_news:
+            self._start_arrived()
+            self._services.ahead.release()
 
     def _start(self, plan: smudge.Plan) -> None:
         if any(each.chain is not None for each in plan.groups):
@@ -140,7 +150,7 @@ class Checkout:
         else:
             match self._find(path):
                 case _Started(plan, stream):
-                    return smudge.write(self._services, plan, stream)
+                    return smudge.write(self._services, plan, stream, self._meanwhile)
                 case Held() as held:
                     return smudge.fill(self._services, path, held)
                 case Exception() as error:

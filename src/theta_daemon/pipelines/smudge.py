@@ -200,9 +200,11 @@ def _keys(plan: Plan) -> Iterator[str]:
             yield each.chain.base_key
 
 
-def write(services: Services, plan: Plan, stream: Stream[Loaded]) -> Iterator[Piece]:
-    """Yield the file, from the groups that `start` began to load."""
-    values = _values(services, stream)
+def write(
+    services: Services, plan: Plan, stream: Stream[Loaded], between: Callable[[], None] | None = None
+) -> Iterator[Piece]:
+    """Yield the file, from the groups that `start` began to load; `between` is called now and then."""
+    values = _values(services, stream, between)
     file, made = plan.metadata.file, plan.skeleton.made
 
     def group(_index: int) -> Iterable[memoryview]:
@@ -223,8 +225,12 @@ def write(services: Services, plan: Plan, stream: Stream[Loaded]) -> Iterator[Pi
         stream.close()
 
 
-def _values(services: Services, stream: Stream[Loaded]) -> Iterator[Iterable[memoryview]]:
+def _values(
+    services: Services, stream: Stream[Loaded], between: Callable[[], None] | None
+) -> Iterator[Iterable[memoryview]]:
     while not stream.is_done:
+        if between is not None:
+            between()
         with services.trace.stage("wait for values"):
             loaded = stream.next()
         for value in loaded.values:

@@ -98,6 +98,7 @@ class Fetcher:
         self._thread: threading.Thread | None = None
         self._current: Round | None = None
         self._came = [0, 0]  # objects, bytes
+        self.settled = 0  # batches so far: whoever has many looks at them only where this has changed
 
     def want(self, refs: Iterable[ObjectRef], packs: Iterable[Pack] = (), *, hashed: bool = True) -> Batch:
         """Ask for those of `refs` that are not here, in this order, and return at once.
@@ -347,10 +348,14 @@ class Fetcher:
 
     def _settle(self, ref: ObjectRef, error: ThetaError | None) -> None:
         with self._changed:
+            settled = 0
             for batch in self._under_way.pop(ref, ()):
                 batch._settle(ref, error)
+                settled += batch.is_settled
             self._hashed.discard(ref)
-            self._changed.notify_all()
+            if settled:
+                self.settled += settled
+                self._changed.notify_all()
 
     def _pause(self, tries: int) -> None:
         from random import uniform

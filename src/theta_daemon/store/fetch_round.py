@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from theta_daemon.errors import ThetaError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from theta_daemon.settings import Settings
 
 _LOOK: Final = 0.05  # seconds between two looks whether objects have come
+_FLOWING: Final = 0.2  # seconds since the last object came, in which more are expected to come
 _SIDE_BY_SIDE: Final = 64  # objects that may be under way at a time: twice as many as git-lfs fetches
 _SAMPLES: Final = 8  # objects that git-lfs is asked about, why they did not come
 
@@ -42,7 +43,8 @@ class Round:
         self._left: dict[str, ObjectRef] = {}
         self._refused: dict[ObjectRef, Failure] = {}
         self._unlisted: set[str] = set()
-        self._looked = monotonic()
+        self._awaited: dict[str, ObjectRef] = {}  # of those the ones that have not come, as far as we know
+        self._looked = self._came = monotonic()
         self._talk = Conversation(settings, remote, is_abandoned, self._look)
 
     def kill(self) -> None:
@@ -81,6 +83,7 @@ class Round:
                     del self._left[name]
                 elif self._talk.ask(name, ref):
                     self._unlisted.add(name)
+                    self._awaited[name] = ref
                 else:
                     del self._left[name]
                     if not self._take(ref):
@@ -88,24 +91,35 @@ class Round:
                 if monotonic() - self._looked > _LOOK:
                     self._look()
         self._look()
-        while self._unlisted:
-            for name in self._talk.available(self._unlisted):
-                if name in self._left and self._take(self._left[name]):
-                    del self._left[name]
+        while self._awaited:
+            listed = [name for name in self._talk.available(self._unlisted) if name in self._awaited]
+            for name in listed:
+                if not self._has_come(name):
+                    del self._awaited[name]
+            if monotonic() - self._looked > _LOOK:
+                self._look()
+            if not listed and monotonic() - self._came < _FLOWING:
+                sleep(_LOOK / 2)
 
     def _look(self) -> None:
         """Take what has come and was not listed yet.
 
         git-lfs lists nothing before it was asked for all, and does not let itself be asked for all before most of them
-        are here. It gives an object its name when it is whole.
+        are here; then it begins with the first, one at a time. It gives an object its name when it is whole.
         """
         absent = 0
-        for name in [name for name in self._left if name in self._unlisted]:
-            if self._is_here(self._left[name]) and self._take(self._left[name]):
-                del self._left[name]
-            elif (absent := absent + 1) == _SIDE_BY_SIDE:  # those asked for later are later
-                break
+        for name, ref in list(self._awaited.items()):
+            if not (self._is_here(ref) and self._has_come(name)) and (absent := absent + 1) == _SIDE_BY_SIDE:
+                break  # those asked for later are later
         self._looked = monotonic()
+
+    def _has_come(self, name: str) -> bool:
+        """Take an object that is awaited, where it is there."""
+        if not self._take(self._awaited[name]):
+            return False
+        del self._awaited[name], self._left[name]
+        self._came = monotonic()
+        return True
 
     def _refusal(self) -> Failure:
         said = self._talk.said()

@@ -17,7 +17,11 @@ from theta_daemon.metadata import text
 from theta_daemon.metadata.entries import Metadata, ObjectRef
 from theta_daemon.metadata.objects import of
 from theta_daemon.metadata.packs import Pack
+from theta_daemon.pipelines import smudge
 from theta_daemon.pipelines.checkout import Checkout
+from theta_daemon.pipelines.load import Loaded
+from theta_daemon.pipelines.services import Services
+from theta_daemon.workers.ahead import Stream
 
 
 class Asked:
@@ -39,6 +43,7 @@ class Remote:
         self.store, self.folder = store, folder
         self.refused: dict[str, ThetaError] = {}
         self.batches: list[Asked] = []
+        self.settled = 0
 
     @property
     def asked(self) -> list[str]:
@@ -63,6 +68,7 @@ class Remote:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.folder / ref.oid, target)
         batch.is_settled = True
+        self.settled += 1
         if batch not in batches:
             self.wait(batches)
 
@@ -149,6 +155,33 @@ def test_each_file_is_offered_when_its_own_objects_have_come(
         assert [batch.is_settled for batch in remote.batches].count(True) == number
         assert content(checkout, path) == FILES[path]
     assert checkout.available() == []
+
+
+def test_a_file_is_begun_while_git_takes_another(
+    bench: Bench, remote: Remote, metadata: Mapping[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = Checkout(bench.services)
+    for path in FILES:
+        checkout.delay(path, io.BytesIO(metadata[path]))
+    assert checkout.available() == [b"a"]
+    started: list[bytes] = []
+    start = smudge.start
+
+    def noted(services: Services, plan: smudge.Plan) -> Stream[Loaded]:
+        started.append(plan.path)
+        return start(services, plan)
+
+    monkeypatch.setattr(smudge, "start", noted)
+    pieces = checkout.smudge(b"a", io.BytesIO(b""))
+    taken = [bytes(next(pieces))]
+    remote.wait([remote.batches[1]])  # the objects of b come
+    taken += map(bytes, pieces)
+    assert b"".join(taken) == FILES[b"a"]
+    assert started == [b"b"]
+    assert checkout.available() == [b"b"]
+    assert content(checkout, b"b") == FILES[b"b"]
+    assert checkout.available() == [b"c"]
+    assert content(checkout, b"c") == FILES[b"c"]
 
 
 def test_what_is_here_does_not_wait_for_what_is_not(

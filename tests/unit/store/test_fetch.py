@@ -187,6 +187,19 @@ def test_what_comes_before_all_was_asked_for_is_there(make: Make, source: Path) 
     assert rounds(source) == 1
 
 
+def test_what_has_come_needs_no_list(make: Make, source: Path) -> None:
+    """git-lfs lists one object at a time, and begins with the first: to ask for all of them takes a clone's last."""
+    fetcher = make("prompt")
+    batch = fetcher.want(REFS)
+    settle(fetcher, batch)
+    assert not batch.failed
+    assert not (source / "listed").exists()
+    batch = fetcher.want([ABSENT])  # of what does not come nothing is known but from lists
+    settle(fetcher, batch)
+    assert set(batch.failed) == {ABSENT}
+    assert (source / "listed").exists()
+
+
 def test_without_anybody_who_waits_it_begins(make: Make) -> None:
     fetcher = make("serves")
     batch = fetcher.want(REFS)
