@@ -125,6 +125,14 @@ def link(
         write(target, _blocks(source), temporary=temporary, replace=False, fsync=fsync, mode=mode)
 
 
+def make_directories(directory: Path | str, *, mode: int | None = None) -> None:
+    """Make `directory` and what is missing above it; `mode` are the permission bits of files in them.
+
+    Raises OSError.
+    """
+    _make_directories(os.fspath(directory), fsync=False, mode=mode)
+
+
 def temporary_name(directory: Path | str) -> str:
     """Return the path of a new file in `directory` that `sweep` removes once this process is dead."""
     return os.path.join(directory, f"theta-{os.getpid()}-{os.urandom(8).hex()}.tmp")
@@ -287,7 +295,9 @@ def _make_directory(path: str, *, fsync: bool, mode: int | None) -> bool:
         pass
     else:
         if mode is not None:
-            os.chmod(path, mode | (mode & 0o444) >> 2)  # who may read files may search directories
+            # As git: who may read files may search directories, and what a group shares remains the group's.
+            group = stat.S_ISGID if mode & 0o060 else 0
+            os.chmod(path, mode | (mode & 0o444) >> 2 | group)
     if fsync:
         _flush(_parent(path))
     return True

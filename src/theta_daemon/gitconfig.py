@@ -88,6 +88,27 @@ def number(text: str | None) -> int:
     return int(found[1]) * _SCALE[found[2]]
 
 
+def shared_permissions(text: str | None, umask: int) -> int | None:
+    """Return the permission bits of a new file for the core.sharedRepository that `text` spells.
+
+    None where the umask alone decides. git-config(1): `group` and `all` add to what the umask leaves, an octal number
+    takes its place.
+    """
+    word = "group" if text is None else text
+    if re.fullmatch("[0-7]{0,6}", word, re.ASCII):
+        bits = int(word or "0", 8)
+        if bits > 2:
+            if bits & 0o600 != 0o600:
+                raise ValueError("an octal number that lets the owner read and write")
+            return bits & 0o666
+        word = ("umask", "group", "all")[bits]
+    if word in {"all", "world", "everybody"}:
+        return 0o666 & ~umask | 0o664
+    if word == "group" or (word != "umask" and boolean(word)):
+        return 0o666 & ~umask | 0o660
+    return None
+
+
 def flushes_loose_objects(config: Config) -> bool:
     """Tell whether git, from 2.36 on, flushes a loose object to disk (core.fsync, core.fsyncObjectFiles).
 

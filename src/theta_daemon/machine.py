@@ -23,6 +23,13 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def umask() -> int:
+    """Return the permission bits that new files of this process lack; before there are threads that make any."""
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
+
+
 def default_memory() -> int:
     """Return the bytes to work with: 1 GiB, less on machines or in containers with less than four times that."""
     limits = [physical_memory(), *cgroup_limits()]

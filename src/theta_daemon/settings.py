@@ -19,7 +19,7 @@ Git configuration read here: theta.compatible, theta.workers, theta.memoryLimit,
 theta.checkpointType (before the variable GIT_THETA_CHECKPOINT_TYPE), theta.updateType (before the variable
 GIT_THETA_UPDATE_TYPE), theta.maxChain, theta.fetchHistory, theta.skipSmudge (after the two variables),
 theta.fetchInclude, theta.fetchExclude, theta.transferTimeout, theta.transferRetries, theta.packs, theta.progress,
-lfs.storage, core.fsync, core.fsyncObjectFiles.
+lfs.storage, core.fsync, core.fsyncObjectFiles, core.sharedRepository.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Settings(Frozen):
     `alternates` are existing directories that hold objects of other repositories, Git LFS's and ours, nearest first,
     each once: they are only ever read.
     `memory_limit` is in bytes, and so is `cache_size`, which is a part of it: at most half, and 0 for no cache.
-    `fsync` tells whether git would flush a loose object to disk before it is there.
+    `fsync` tells whether git would flush a loose object to disk before it is there. `file_mode` are the permission bits
+    of new files in the git directory (core.sharedRepository), None where the umask alone decides.
     `checkpoint_type` is a name of git-theta's, and `compression` the name of a codec, each known here or not, and
     where it stands. `update_type` is what changed groups are to be stored as, `max_chain` the most updates that may
     build on one another, and `fetch_history` whether a commit that is not here may be fetched.
@@ -93,6 +94,7 @@ class Settings(Frozen):
     alternates: tuple[Path, ...]
     compatible: Compatible
     fsync: bool
+    file_mode: int | None
     checkpoint_type: Value | None
     compression: Value | None
     update_type: UpdateType
@@ -180,6 +182,7 @@ class PendingSettings:
             ),
             compatible=config.parsed("theta.compatible", _compatible, lambda: "auto"),
             fsync=gitconfig.flushes_loose_objects(config),
+            file_mode=config.parsed("core.sharedRepository", _permissions, lambda: None),
             checkpoint_type=_checkpoint_type(config, self._environ),
             compression=_named(config, "theta.compression"),
             update_type=_update_type(config, self._environ),
@@ -314,6 +317,10 @@ def _compatible(text: str | None) -> Compatible:
         return "true" if gitconfig.boolean(text) else "false"
     except ValueError:
         raise ValueError("auto, true or false") from None
+
+
+def _permissions(text: str | None) -> int | None:
+    return gitconfig.shared_permissions(text, machine.umask())
 
 
 def _workers(text: str | None) -> int:

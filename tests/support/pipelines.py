@@ -125,6 +125,7 @@ def plain_settings(directory: Path) -> Settings:
         alternates=(),
         compatible="auto",
         fsync=False,
+        file_mode=None,
         checkpoint_type=None,
         compression=None,
         update_type="dense",

@@ -110,3 +110,33 @@ def test_not_a_number(text: str | None) -> None:
 )
 def test_what_is_flushed(entries: list[str], flushes: bool) -> None:
     assert gitconfig.flushes_loose_objects(Config(listing(*entries))) is flushes
+
+
+@pytest.mark.parametrize(
+    ("text", "umask", "mode"),
+    [
+        ("umask", 0o022, None),
+        ("false", 0o022, None),
+        ("0", 0o022, None),
+        ("", 0o022, None),
+        (None, 0o077, 0o660),
+        ("group", 0o022, 0o664),
+        ("TRUE", 0o077, 0o660),
+        ("1", 0o077, 0o660),
+        ("all", 0o077, 0o664),
+        ("world", 0o002, 0o664),
+        ("everybody", 0o077, 0o664),
+        ("2", 0o077, 0o664),
+        ("0660", 0o022, 0o660),
+        ("0777", 0o077, 0o666),
+        ("600", 0o000, 0o600),
+    ],
+)
+def test_permissions_that_users_share(text: str | None, umask: int, mode: int | None) -> None:
+    assert gitconfig.shared_permissions(text, umask) == mode
+
+
+@pytest.mark.parametrize("text", ["0440", "3", "all of them"])
+def test_permissions_that_make_no_sense(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^(true or false|an octal number )"):
+        gitconfig.shared_permissions(text, 0o022)

@@ -13,6 +13,7 @@ from theta_daemon.errors import RepositoryError, UnsupportedError
 from theta_daemon.gitconfig import Value
 from theta_daemon.settings import Settings
 
+READABLE = "an octal number that lets the owner read and write"
 A_NUMBER = "a number, with k, m or g behind it if you like"
 PLACES = "false\n.git\n.git\n.git/index\n.git/objects\n{top}\n"
 
@@ -55,6 +56,7 @@ def test_defaults(load: Load, tmp_path: Path) -> None:
         alternates=(),
         compatible="auto",
         fsync=False,
+        file_mode=None,
         checkpoint_type=None,
         compression=None,
         update_type="dense",
@@ -132,6 +134,10 @@ def test_compatible(load: Load, entry: str, means: str) -> None:
         ("theta.maxchain\n2k", "theta.maxChain is '2k' (file:.git/config); it must be a number from 1 to 1024"),
         ("theta.maxchain\n-1", f"theta.maxChain is '-1' (file:.git/config); it must be {A_NUMBER}"),
         ("theta.fetchhistory\nx", "theta.fetchHistory is 'x' (file:.git/config); it must be true or false"),
+        (
+            "core.sharedrepository\n0440",
+            f"core.sharedRepository is '0440' (file:.git/config); it must be {READABLE}",
+        ),
         ("core.fsyncobjectfiles\nx", "core.fsyncObjectFiles is 'x' (file:.git/config); it must be true or false"),
     ],
 )

@@ -48,10 +48,14 @@ def key(*facts: str) -> str:
 
 
 class Memo:
-    """The facts in the file `path`, which need not exist. May be used from any thread, and by many processes."""
+    """The facts in the file `path`, which need not exist. May be used from any thread, and by many processes.
 
-    def __init__(self, path: Path, limit: int = LIMIT) -> None:
+    `mode` are the permission bits of the file where it is made; None leaves them to the umask.
+    """
+
+    def __init__(self, path: Path, limit: int = LIMIT, mode: int | None = None) -> None:
         self._path = path
+        self._mode = mode
         self._limit = limit
         self._lock = threading.Lock()
         self._lines: dict[bytes, bytes] | None = None  # key -> whole line, checked when it is asked for
@@ -97,12 +101,12 @@ class Memo:
         if not pending:
             return
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            if _append(self._path, b"\n" + b"\n".join(pending) + b"\n") > self._limit:
+            durable.make_directories(self._path.parent, mode=self._mode)
+            if _append(self._path, b"\n" + b"\n".join(pending) + b"\n", self._mode) > self._limit:
                 durable.sweep(self._path.parent)
                 newest = _by_key(_tail(self._path, self._limit // 2))
                 whole = [line for line in newest.values() if _checks(line)]
-                durable.write(self._path, [b"\n".join(whole) + b"\n"], temporary=self._path.parent)
+                durable.write(self._path, [b"\n".join(whole) + b"\n"], temporary=self._path.parent, mode=self._mode)
 
 
 def _line(fact: bytes) -> bytes:
@@ -124,10 +128,12 @@ def _tail(path: Path, limit: int) -> list[bytes]:
         return file.read(limit).split(b"\n")
 
 
-def _append(path: Path, data: bytes) -> int:
+def _append(path: Path, data: bytes, mode: int | None) -> int:
     """Append `data` with one write, and return the size of the file."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
+        if mode is not None and not os.fstat(descriptor).st_size:
+            os.fchmod(descriptor, mode)  # ours, or about to be: it holds nothing yet
         os.write(descriptor, data)
         return os.fstat(descriptor).st_size
     finally:

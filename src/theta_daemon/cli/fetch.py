@@ -32,15 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Get them; the exit status tells whether all have come."""
+    from theta_daemon.pipelines.services import open_store
     from theta_daemon.store.fetch import Fetcher
-    from theta_daemon.store.objects import ObjectStore
 
     if arguments.all and arguments.revisions:
         raise UsageError("--all and revisions exclude one another")
     here = place.settings()
-    store = ObjectStore(
-        here.lfs_objects, here.theta_dir / "objects", here.temporary, alternates=here.alternates, fsync=here.fsync
-    )
+    store = open_store(here)
     named: dict[ObjectRef, None] = {}
     packed: dict[ObjectRef, Pack] = {}
     for found in _everything(place, here) if arguments.all else _tips(here, arguments.revisions or ["HEAD"]):

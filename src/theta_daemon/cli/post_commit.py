@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     for git_directory in dict.fromkeys((here.git_dir, here.common_dir)):
         directory = git_directory / "theta" / "commits"
         # The same bytes for the same commit: writing again repairs a record that was cut off.
-        durable.write(directory / commit, [record], temporary=directory)
+        durable.write(directory / commit, [record], temporary=directory, mode=here.file_mode)
     return 0
 
 

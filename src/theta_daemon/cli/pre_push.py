@@ -35,7 +35,7 @@ from theta_daemon.errors import (
 from theta_daemon.history.commits import Commits
 from theta_daemon.metadata import objects, packs, text
 from theta_daemon.metadata.text import Kind
-from theta_daemon.store.objects import ObjectStore
+from theta_daemon.pipelines.services import open_store
 from theta_daemon.store.packs import write
 
 if TYPE_CHECKING:
@@ -227,7 +227,10 @@ def _bring_in(here: Settings, wanted: Wanted) -> bool:
     for store, size in sizes.items():
         if size == named.size:
             durable.link(
-                _place(store, named.oid), target, temporary=here.lfs_storage / "tmp", replace=present is not None
+                *(_place(store, named.oid), target),
+                temporary=here.lfs_storage / "tmp",
+                replace=present is not None,
+                mode=here.file_mode,
             )
             return True
     for store, size in sizes.items():
@@ -243,7 +246,7 @@ def _bring_in(here: Settings, wanted: Wanted) -> bool:
 
 def _pack(here: Settings, pack: Pack) -> bool:
     """Make sure that git-lfs finds a pack; False where not all of it is here: nobody needs it."""
-    store = ObjectStore(here.lfs_objects, here.theta_dir / "objects", here.temporary, here.alternates, here.fsync)
+    store = open_store(here)
     try:
         write(store, pack)
     except ObjectError:

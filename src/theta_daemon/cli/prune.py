@@ -94,9 +94,9 @@ def _remove(removal: Removal, objects: Mapping[str, Stored], arguments: argparse
 def _make_sure(here: Settings, remote: str, objects: Mapping[str, Stored], *, shown: bool) -> None:
     """Make sure that a remote has objects: git-lfs asks for each whether it is there, and sends it if not."""
     from theta_daemon.metadata.entries import ObjectRef
-    from theta_daemon.store.objects import ObjectStore
+    from theta_daemon.pipelines.services import open_store
 
-    store = ObjectStore(here.lfs_objects, here.theta_dir / "objects", here.temporary)
+    store = open_store(here.replace(alternates=()))
     with meter("Checking objects", len(objects), sum(each.size for each in objects.values()), shown=shown) as told:
         for stored in objects.values():
             ref = ObjectRef(stored.oid, stored.size)

@@ -6,9 +6,11 @@ descriptor of their own.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from theta_daemon import durable
 from theta_daemon.errors import RepositoryError, UsageError
 from theta_daemon.frozen import Frozen
 from theta_daemon.trace import OFF
@@ -129,6 +131,8 @@ def open_services(
 ) -> Services:
     """Wire the parts together for the repository of `settings`; nothing is opened or written yet.
 
+    But for the directory of temporary files, where users share the repository: whoever needs it finds it.
+
     `is_abandoned` tells whether nobody waits for what is fetched any more.
 
     Raises UsageError for a theta.compression that does not exist.
@@ -143,7 +147,6 @@ def open_services(
     from theta_daemon.pipelines.bundles import Bundles
     from theta_daemon.pipelines.selection import Selection
     from theta_daemon.store.fetch import Fetcher
-    from theta_daemon.store.objects import ObjectStore
     from theta_daemon.workers.ahead import ReadAhead
     from theta_daemon.workers.buffers import Buffers
     from theta_daemon.workers.pool import Pool
@@ -151,13 +154,10 @@ def open_services(
     share = settings.largest_in_memory
     window = min(share, max(_AHEAD, settings.workers * _AHEAD_PER_WORKER))
     record, parsed = GitRecord(settings), Parsed(min(share // 64, _PARSED_LIMIT))
-    store = ObjectStore(
-        settings.lfs_objects,
-        settings.theta_dir / "objects",
-        settings.temporary,
-        alternates=settings.alternates,
-        fsync=settings.fsync,
-    )
+    store = open_store(settings)
+    if settings.file_mode is not None:
+        with suppress(OSError):  # nothing can be written, and perhaps need not be
+            durable.make_directories(settings.temporary, mode=settings.file_mode)
     return Services(
         settings=settings,
         store=store,
@@ -165,7 +165,7 @@ def open_services(
         selection=Selection(settings),
         record=record,
         attributes=GitAttributes(settings),
-        memo=Memo(settings.theta_dir / "memo"),
+        memo=Memo(settings.theta_dir / "memo", mode=settings.file_mode),
         recent=Recent(_RECENT_LIMIT),
         values=SharedValues(settings.cache_size),
         parsed=parsed,
@@ -177,6 +177,20 @@ def open_services(
         codec=_codec(settings),
         trace=trace,
         warn=warn,
+    )
+
+
+def open_store(settings: Settings) -> ObjectStore:
+    """Return the objects of the repository of `settings`, and of those that it borrows from."""
+    from theta_daemon.store.objects import ObjectStore
+
+    return ObjectStore(
+        settings.lfs_objects,
+        settings.theta_dir / "objects",
+        settings.temporary,
+        alternates=settings.alternates,
+        fsync=settings.fsync,
+        mode=settings.file_mode,
     )
 
 

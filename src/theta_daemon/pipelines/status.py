@@ -17,7 +17,7 @@ from theta_daemon.frozen import Frozen
 from theta_daemon.history import index
 from theta_daemon.metadata import objects, text
 from theta_daemon.metadata.text import Kind
-from theta_daemon.store.objects import ObjectStore
+from theta_daemon.pipelines.services import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from theta_daemon.metadata.entries import Metadata
     from theta_daemon.pipelines.worktree import WorkTree
     from theta_daemon.settings import Settings
+    from theta_daemon.store.objects import ObjectStore
 
 _LAYOUT_LIMIT = 1 << 20  # bytes up to which a layout is read for nothing but the size of its file
 
@@ -72,7 +73,7 @@ def status(
 
     Raises RepositoryError when git fails, OSError for a file that cannot be read.
     """
-    store = ObjectStore(settings.lfs_objects, settings.theta_dir / "objects", settings.temporary, settings.alternates)
+    store = open_store(settings)
     looks = index.looks(settings, (file.blob for file in files if file.blob is not None))
     described = {look.id: _described(store, look.data, look.size) for look in looks}
     changed: AbstractSet[bytes] | None = None

@@ -39,6 +39,7 @@ def scripted(tmp_path: Path) -> Script:
             alternates=(),
             compatible="auto",
             fsync=False,
+            file_mode=None,
             checkpoint_type=None,
             compression=None,
             update_type="dense",

@@ -66,7 +66,7 @@ def test_one_file_with_two_names(store: ObjectStore) -> None:
     assert files(store.lfs_objects.parent) == [lfs]
 
 
-def test_modes_are_those_of_git_lfs(store: ObjectStore, tmp_path: Path) -> None:
+def test_modes(store: ObjectStore, tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         ref = store.write([b"data"])
@@ -77,7 +77,7 @@ def test_modes_are_those_of_git_lfs(store: ObjectStore, tmp_path: Path) -> None:
     lfs = place(store.lfs_objects, ref)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (lfs, lfs.parent)] == [0o644, 0o755]
     lfs = place(shared.lfs_objects, ref)
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (lfs, lfs.parent)] == [0o660, 0o770]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (lfs, lfs.parent)] == [0o660, 0o2770]
 
 
 def test_writing_again_writes_nothing(store: ObjectStore) -> None:
