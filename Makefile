@@ -66,7 +66,7 @@ test: lint $(PEER)/.ready $(GIFTLESS)/.ready git-lfs sshd
 .PHONY: test-heavy
 test-heavy: $(VENV)/.ready $(PEER)/.ready $(GIFTLESS)/.ready git-lfs sshd
 	@echo "== heavy tests"
-	@$(BIN)/python -m pytest -m heavy --numprocesses=0 $(ARGS) || [ $$? -eq 5 ]  # 5: no test is marked heavy
+	@$(BIN)/python -m pytest -m heavy --numprocesses=$(WORKERS) --durations=0 --durations-min=30 $(ARGS) || [ $$? -eq 5 ]  # 5: no test is marked heavy
 
 # Not in CI: how long it takes is not bounded well enough yet.
 .PHONY: test-thorough
