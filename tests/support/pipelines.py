@@ -81,9 +81,13 @@ class Bench:
     @classmethod
     def at(cls, directory: Path, **changes: object) -> Bench:
         """Make one below `directory`; `changes` are settings."""
+        return cls.over(plain_settings(directory).replace(**changes))
+
+    @classmethod
+    def over(cls, settings: Settings) -> Bench:
+        """Make one with these settings."""
         warnings: list[str] = []
         record = WrittenRecord()
-        settings = plain_settings(directory).replace(**changes)
         services = open_services(settings, lambda path, text: warnings.append(f"{path.decode()}: {text}"))
         ancestors = Ancestors(record, services.parsed, services.trace, 1000, lambda commit, path: "there is no remote")
         services = services.replace(record=record, attributes=WrittenAttributes(), ancestors=ancestors)
@@ -100,12 +104,10 @@ class Bench:
 
     def fresh(self) -> Bench:
         """Return pipelines over the same store in what would be another process: nothing is remembered."""
-        other = Bench.at(self.services.settings.directory)
         mine = self.services
+        other = Bench.over(mine.settings)
         ancestors = Ancestors(self.record, other.services.parsed, mine.trace, 1000, lambda commit, path: "no remote")
-        other.services = other.services.replace(
-            settings=mine.settings, record=self.record, attributes=mine.attributes, ancestors=ancestors
-        )
+        other.services = other.services.replace(record=self.record, attributes=mine.attributes, ancestors=ancestors)
         return other
 
     def close(self) -> None:

@@ -74,11 +74,12 @@ def side_load(place: Place, left: Sequence[str], updates: str, update_type: str 
     try:
         with ExitStack() as opened:
             files = [opened.enter_context(_opened(place.directory / target.name)) for target in targets]
+            read = [_version(os.fstat(file.fileno())) for file in files]
             size = sum(os.fstat(file.fileno()).st_size for file in files)
             told = opened.enter_context(meter("Storing updates", 0, size, shown=here.progress))
             contents = [(target.path, _Read(file, told)) for target, file in zip(targets, files, strict=True)]
             metadata = sideload(services, contents, find)
-        _replace(services, place, targets, metadata)
+        _replace(services, place, targets, read, metadata)
     finally:
         services.close()
     names = [target.name for target in targets]
@@ -173,8 +174,19 @@ def _opened(file: Path) -> io.FileIO:
         raise UsageError(f"cannot read updates or checkpoint: {reason(error)}") from error
 
 
-def _replace(services: Services, place: Place, targets: Sequence[_Target], metadata: Sequence[bytes]) -> None:
-    """Give the index the metadata, and the files the content that it describes."""
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what another version of a file has not all in common."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _replace(
+    services: Services,
+    place: Place,
+    targets: Sequence[_Target],
+    read: Sequence[tuple[int, int, int]],
+    metadata: Sequence[bytes],
+) -> None:
+    """Give the index the metadata, and the files, of which `read` were the versions, the content that it describes."""
     from theta_daemon.pipelines.smudge import smudge
 
     written: list[tuple[str, Path]] = []
@@ -190,6 +202,12 @@ def _replace(services: Services, place: Place, targets: Sequence[_Target], metad
                 new.writelines(smudge(services, target.path, io.BytesIO(data)))
             blob = place.git.output("hash-object", "-w", "--stdin", stdin=data).strip()
             rows.append(target.mode.encode("ascii") + b" " + blob + b"\t" + target.path + b"\0")
+        for target, version in zip(targets, read, strict=True):
+            if _version((place.directory / target.name).stat()) != version:  # a training run saves
+                raise RepositoryError(
+                    f"{shown(os.fsencode(target.name))} was changed while updates were worked out; nothing was staged",
+                    hint="run the command again",
+                )
         place.git.at_top().output("update-index", "-z", "--index-info", stdin=b"".join(rows))
         for temporary, file in written:
             os.replace(temporary, file)

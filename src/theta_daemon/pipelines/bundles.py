@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from theta_daemon.errors import CorruptObject
 from theta_daemon.metadata.entries import ObjectRef
-from theta_daemon.pipelines.value import SLACK
+from theta_daemon.pipelines.scratch import beyond
+from theta_daemon.pipelines.value import MOST_ARRAYS, SLACK
 from theta_daemon.store.codec import MAX_EXPANSION
 
 if TYPE_CHECKING:
@@ -31,12 +32,13 @@ BUNDLED = 64 << 10
 
 _MOST_RUNS = 2  # of updates that are gathered for all groups: a file mostly has one
 _MOST = 1 << 20  # bytes of changes, and of names, in one object
+_CREDIBLE = 4 * _MOST  # bytes of an object with the changes of more than one group
 
 
 class Bundles:
     """The bundles that were used last, of at most `limit` bytes in memory; safe from any thread.
 
-    One that has more than `most` bytes is refused.
+    Of one that has more than `most` bytes the rest lies in a file.
     """
 
     def __init__(self, store: ObjectStore, limit: int, most: int) -> None:
@@ -49,14 +51,17 @@ class Bundles:
         self._lock = threading.Lock()
         self._gathering = threading.Lock()
 
-    def open(self, ref: ObjectRef) -> Bundle:
-        """Return the bundle in an object. Raises MissingObject, CorruptObject, RepositoryError."""
+    def open(self, ref: ObjectRef, size: int) -> Bundle:
+        """Return the bundle in an object, where it is credible that it changes a value of `size` bytes.
+
+        Raises MissingObject, CorruptObject, RepositoryError.
+        """
         with self._lock:
             known = self._known.get(ref.oid)
             if known is not None:
                 self._known.move_to_end(ref.oid)
                 return known
-        bundle = self._read(ref)
+        bundle = self._read(ref, size)
         with self._lock:
             if ref.oid not in self._known:
                 self._known[ref.oid] = bundle
@@ -66,15 +71,8 @@ class Bundles:
                 self._held -= dropped.nbytes
         return bundle
 
-    def changes(self, ref: ObjectRef, name: Name) -> Changes:
-        """Return the changes of one parameter group; raises as `open` does."""
-        found = self.open(ref).changes(name)
-        if found is None:
-            raise CorruptObject(f"object {ref.oid} holds no changes of this parameter group")
-        return found
-
-    def run(self, updates: Sequence[Update], most: int) -> Run | None:
-        """Return what `updates`, one after the other, change; raises as `open` does.
+    def run(self, updates: Sequence[Update], size: int, most: int) -> Run | None:
+        """Return what `updates`, one after the other, change in values like one of `size` bytes; raises as `open` does.
 
         The groups of a file mostly have the same updates, so what was gathered for one is kept for all; None where that
         would be more than `most` bytes.
@@ -82,31 +80,40 @@ class Bundles:
         oids = tuple([update.oid for update in updates])
         with self._gathering:  # whoever needs the same would only do the same work
             if oids not in self._runs:
-                run = self._gather(updates, most)
+                run = self._gather(updates, size, most)
                 while len(self._runs) >= _MOST_RUNS:
                     self._runs.popitem(last=False)
                 self._runs[oids] = run
             return self._runs[oids]
 
-    def _gather(self, updates: Sequence[Update], most: int) -> Run | None:
+    def _gather(self, updates: Sequence[Update], size: int, most: int) -> Run | None:
         from theta_daemon.updates.bundle import Run  # and with it numpy: most checkouts have no use for it
 
         bundles = []
         held = 0
         for update in updates:
-            bundle = self.open(ObjectRef(update.oid, update.size))
+            bundle = self.open(ObjectRef(update.oid, update.size), size)
             held += bundle.nbytes + bundle.positions_nbytes
             if held > most:
                 return None
             bundles.append(bundle)
         return Run(bundles)
 
-    def _read(self, ref: ObjectRef) -> Bundle:
+    def _read(self, ref: ObjectRef, size: int) -> Bundle:
         from theta_daemon.store.arrays import open_arrays
         from theta_daemon.updates.bundle import unpack
 
         stored = self._store.open(ref)
-        return unpack(open_arrays(stored, min(MAX_EXPANSION * len(stored) + SLACK, self._most)))
+        credible = min(MAX_EXPANSION * len(stored), max(MOST_ARRAYS * size, _CREDIBLE)) + SLACK
+        return unpack(open_arrays(stored, credible, beyond(self._most, self._store.temporary)))
+
+
+def changes_in(bundle: Bundle, ref: ObjectRef, name: Name) -> Changes:
+    """Return the changes of one parameter group in the bundle of an object. Raises CorruptObject where it has none."""
+    found = bundle.changes(name)
+    if found is None:
+        raise CorruptObject(f"object {ref.oid} holds no changes of this parameter group")
+    return found
 
 
 def write_bundles(

@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from theta_daemon.dtypes import nbytes
 from theta_daemon.errors import CorruptObject, ObjectError, ThetaError, UnsupportedError
 from theta_daemon.frozen import Frozen
 from theta_daemon.metadata import text
 from theta_daemon.metadata.digest import digest as digest_of
 from theta_daemon.metadata.entries import Metadata, ObjectRef, Update
 from theta_daemon.pipelines import dense
+from theta_daemon.pipelines.bundles import changes_in
 from theta_daemon.pipelines.chains import Chain, chains, is_found_by_name
 from theta_daemon.pipelines.scratch import Scratch
 from theta_daemon.updates.kinds import DENSE, EXACT_SPARSE, IA3, LOW_RANK, SPARSE
@@ -133,7 +135,9 @@ class Head:
         """Return what an update weighs: its object, or its share of one that it has in common with others."""
         if update.update_type != EXACT_SPARSE:
             return update.size
-        return self._services.bundles.changes(ObjectRef(update.oid, update.size), chain.name).nbytes
+        ref = ObjectRef(update.oid, update.size)
+        bundle = self._services.bundles.open(ref, nbytes(chain.dtype, chain.shape))
+        return changes_in(bundle, ref, chain.name).nbytes
 
     def _read(self) -> None:
         found = self._services.record.head(self._path)
@@ -176,8 +180,8 @@ def previous(
 class Increments:
     """Works out updates of the groups of one file, as the settings ask for them. Safe from the workers.
 
-    Where the baseline is compatible, only types that git-theta can read are used. `refused` is the number of groups
-    that the type that was asked for could not make.
+    Where the baseline is compatible, only types that git-theta can read are used. `refused` is the number of groups in
+    HEAD whose new value the type that was asked for could not make.
     """
 
     def __init__(self, services: Services, baseline: Baseline) -> None:
@@ -200,9 +204,14 @@ class Increments:
         `names` are all names of the tensor. Takes memory for a second value of its size, or a file of it where that is
         too much; `forget` gives back the memory of a part of `value`, where that is a file too. Raises RepositoryError.
         """
+        wanted = self._services.settings.update_type
+        if len(value) < _LEAST and wanted == AUTO:
+            return None
         found = None
-        base = self._head.base(names, dtype, shape) if len(value) >= _LEAST else None
-        if base is not None and base.room and (not self._baseline.compatible or self._suits_git_theta(base)):
+        base = self._head.base(names, dtype, shape)
+        if base is None:
+            return None
+        if len(value) >= _LEAST and base.room and (not self._baseline.compatible or self._suits_git_theta(base)):
             with self._before(len(value)) as (before, forget_before):
 
                 def forget_both(start: int, stop: int) -> None:
@@ -211,7 +220,6 @@ class Increments:
                         forget(slice(start, stop))
 
                 found = self._found(base, before, value, forget_both)
-        wanted = self._services.settings.update_type
         if wanted != AUTO and (found is None or found.update_type != wanted):
             with self._lock:
                 self.refused += 1
@@ -240,18 +248,16 @@ class Increments:
             if found is None:
                 continue
             best = found
-            if self._services.settings.update_type != AUTO or best.nbytes * _SMALL <= len(value):
+            if update_type == self._services.settings.update_type or best.nbytes * _SMALL <= len(value):
                 break
             most = best.nbytes - 1
         return best
 
     def _types(self) -> Sequence[str]:
-        """Return the types to try in turn: those after the first must be smaller, or the first must have failed."""
+        """Return the types to try in turn: the one that was asked for, and then for the smallest."""
         wanted = self._services.settings.update_type
-        ours = () if self._baseline.compatible else (EXACT_SPARSE,)
-        if wanted != AUTO:
-            return (wanted, *ours)
-        return (*(ours or (SPARSE,)), IA3, LOW_RANK)
+        types = (SPARSE if self._baseline.compatible else EXACT_SPARSE, IA3, LOW_RANK)
+        return types if wanted == AUTO else (wanted, *(other for other in types if other != wanted))
 
     @contextmanager
     def _before(self, size: int) -> Iterator[tuple[memoryview, Callable[[int, int], None]]]:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 from theta_daemon.dtypes import nbytes
 from theta_daemon.errors import CorruptObject, ObjectError, UnsupportedError
 from theta_daemon.metadata.entries import ObjectRef
-from theta_daemon.pipelines.value import SLACK
+from theta_daemon.pipelines.bundles import changes_in
+from theta_daemon.pipelines.scratch import beyond
+from theta_daemon.pipelines.value import MOST_ARRAYS, SLACK
 from theta_daemon.store import payload as payloads
 from theta_daemon.store.arrays import open_arrays
 from theta_daemon.store.codec import MAX_EXPANSION
@@ -41,7 +43,6 @@ WINDOW = 1 << 20  # bytes that updates are applied to before the next ones
 _FEW = 32 << 20  # bytes: 64 bundles, as fine-tunes have them, are applied in one pass
 _RUN_SHARE = 16  # fraction of the memory limit that bundles may take which are kept for all groups of a file
 _SMALL = 128 << 10  # bytes of an update, on average
-_MOST_ARRAYS = 8  # times the value: a sparse update of every element has its value and its position, as 64-bit numbers
 
 # Threads that do little but open small files fight for Python's lock, at each of some hundred thousand system calls:
 # so one at a time does that, while the others decode bases, apply updates and verify what came out (measured with two
@@ -193,13 +194,15 @@ def _scattered(services: Services, chain: Chain) -> Step | None:
     """Return all updates as one step, where that can be and is not too much to be kept for the other groups."""
     if not chain.updates or any(update.update_type != EXACT_SPARSE for update in chain.updates):
         return None
-    run = services.bundles.run(chain.updates, min(_FEW, services.settings.memory_limit // _RUN_SHARE))
+    size = nbytes(chain.dtype, chain.shape)
+    run = services.bundles.run(chain.updates, size, min(_FEW, services.settings.memory_limit // _RUN_SHARE))
     return None if run is None else run.step(chain.name, chain.dtype, chain.shape)
 
 
 def _batches(services: Services, chain: Chain, *, quick: bool) -> Iterator[list[Step]]:
     """Yield the steps in order, as many together as their arrays take no more memory than the value, or a few MiB."""
-    most = max(nbytes(chain.dtype, chain.shape), _FEW)
+    size = nbytes(chain.dtype, chain.shape)
+    most = max(size, _FEW)
     batch: list[Step] = []
     changes: list[Changes] = []
     held = 0
@@ -210,8 +213,11 @@ def _batches(services: Services, chain: Chain, *, quick: bool) -> Iterator[list[
         if update.update_type == EXACT_SPARSE:
             ref = ObjectRef(update.oid, update.size)
             with _located(update):
-                changes.append(services.bundles.changes(ref, chain.name))
-                held += services.bundles.open(ref).nbytes
+                if not chain.is_exact:
+                    services.store.verify(ref, services.store.open(ref))
+                bundle = services.bundles.open(ref, size)
+                changes.append(changes_in(bundle, ref, chain.name))
+            held += bundle.nbytes
             continue
         batch += _composed(chain, changes)
         changes = []
@@ -231,15 +237,10 @@ def _arrays(services: Services, chain: Chain, update: Update) -> Mapping[str, Ar
     """Return what the object of an update holds, decoded."""
     stored = _open(services, chain, ObjectRef(update.oid, update.size))
     size = nbytes(chain.dtype, chain.shape)
-    credible = min(MAX_EXPANSION * len(stored), _MOST_ARRAYS * size) + SLACK
-    most = min(credible, services.settings.largest_in_memory)
+    credible = min(MAX_EXPANSION * len(stored), MOST_ARRAYS * size) + SLACK
+    room = beyond(services.settings.largest_in_memory, services.settings.temporary)
     with _located(update), services.trace.stage("decode updates", update.size):
-        try:
-            return open_arrays(stored, most)
-        except CorruptObject as error:
-            if most < credible:
-                error.at(hint="raise theta.memoryLimit, should it be the size")
-            raise
+        return open_arrays(stored, credible, room)
 
 
 def _open(services: Services, chain: Chain, ref: ObjectRef) -> memoryview:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from theta_daemon.errors import RepositoryError, reason
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -43,3 +44,20 @@ class Scratch:
         if hasattr(mmap, "MADV_DONTNEED"):
             start -= start % mmap.PAGESIZE
             self._mapped.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
+def beyond(most: int, directory: Path) -> Callable[[int], memoryview]:
+    """Return what gives as many bytes as it is asked for: memory, and after `most` bytes files in `directory`.
+
+    It raises RepositoryError where the disk has no room.
+    """
+    left = most
+
+    def room(size: int) -> memoryview:
+        nonlocal left
+        if size > left:
+            return Scratch(directory, size).view
+        left -= size
+        return memoryview(bytearray(size))
+
+    return room

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SLACK = 1 << 16
 
+MOST_ARRAYS = 8  # times the value: a sparse update of every element has its value and its position, as 64-bit numbers
+
 
 def parameter_name(name: Name) -> str:
     """Return a parameter group's name as people read it."""

@@ -25,7 +25,7 @@ from theta_daemon.store.payload import Chunk, Piece, chunk_shape, chunks_of, sto
 from theta_daemon.updates.array import Array
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _NONE: Final = Codec(None)
 _LEAST_COMPRESSED: Final = 128  # bytes; c-blosc compresses no buffer that is smaller
@@ -68,11 +68,17 @@ _KNOWN: Final[dict[bytes, _Form]] = {}
 _Opened = tuple[_Form, memoryview] | _Grid
 
 
-def open_arrays(view: memoryview, most: int) -> dict[str, Array]:
+def in_memory(size: int) -> memoryview:
+    """Return `size` bytes to be written."""
+    return memoryview(bytearray(size))
+
+
+def open_arrays(view: memoryview, most: int, room: Callable[[int], memoryview] = in_memory) -> dict[str, Array]:
     """Return the arrays in the payload `view`, by name, in its order.
 
-    At most `most` bytes are allocated for them. What lies uncompressed in `view` is not copied: it stays a part of it,
-    at any alignment. Raises CorruptObject, also where `most` is too little, and UnsupportedError.
+    At most `most` bytes are allocated for them, by `room`. What lies uncompressed in `view` is not copied: it stays a
+    part of it, at any alignment. Raises CorruptObject, also where `most` is too little, UnsupportedError, and what
+    `room` raises.
     """
     arrays = {}
     for name, opened in (_known(view) or _read(view)).items():
@@ -83,7 +89,7 @@ def open_arrays(view: memoryview, most: int) -> dict[str, Array]:
             most = _left(most, array.nbytes)
             if opened.chunks:
                 _left(most, array.chunk_bytes)  # decoding may need that much beside the array
-            out = memoryview(bytearray(array.nbytes))
+            out = room(array.nbytes)
             for chunk in opened.chunks:
                 chunk.decode_into(out)
             arrays[name] = Array(_NAMES[array.dtype], array.shape, out)
@@ -93,7 +99,7 @@ def open_arrays(view: memoryview, most: int) -> dict[str, Array]:
         if raw is None:
             _require_credible(form.chunk_bytes, len(piece))
             most = _left(most, form.chunk_bytes)
-            raw = memoryview(bytearray(form.chunk_bytes))
+            raw = room(form.chunk_bytes)
             decompress(form.compressor, piece, raw)
         arrays[name] = Array(form.dtype, form.shape, raw if form.nbytes == form.chunk_bytes else raw[: form.nbytes])
     return arrays

@@ -519,6 +519,31 @@ def test_the_variable_is_for_git_add_too(plain: Repository, base: models.StateDi
     assert increments(plain, PATH, "") == {"a.weight", "b.weight", "c.weight"}
 
 
+SAVES_MEANWHILE = """#!/bin/sh
+case "$*" in *hash-object*) printf more >> "$VICTIM" ;; esac
+PATH=${PATH#*:} exec git "$@"
+"""
+
+
+def test_a_file_that_is_saved_meanwhile(plain: Repository, base: models.StateDict, tmp_path: Path) -> None:
+    """What a training run has just saved is not written over."""
+    wrapper = tmp_path / "first" / "git"
+    wrapper.parent.mkdir()
+    wrapper.write_text(SAVES_MEANWHILE)
+    wrapper.chmod(0o755)
+    path = f"{wrapper.parent}:{plain.environment['PATH']}"
+    saving = plain.in_environment(PATH=path, VICTIM=str(plain.path / PATH))
+    done = saving.run("git-theta", "add", PATH, "--update-type", "low-rank", "--update-path", UPDATES)
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        f"git-theta: error: {PATH} was changed while updates were worked out; nothing was staged;"
+        " run the command again\n"
+    )
+    assert plain.read(PATH) == KINDS[PATH](base) + b"more"
+    assert plain.git("diff", "--cached", "--name-only") == ""
+    assert leftovers(plain) == []
+
+
 # Runs the program in this process; just before call number $KILL_CALL of the operating system it is killed, with the
 # git that it may have started.
 _KILLED = """

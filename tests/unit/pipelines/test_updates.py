@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,25 @@ def test_larger_than_memory(tmp_path: Path) -> None:
     assert bench.fresh().smudge(metadata) == content
 
 
+@pytest.mark.parametrize("compatible", ["true", "false"])
+def test_updates_larger_than_memory(tmp_path: Path, compatible: str) -> None:
+    """Half of a base is much where memory is little; and what is written must always come back."""
+    asked = {"update_type": "auto", "compatible": compatible, "memory_limit": 16 << 20, "cache_size": 0}
+    bench = Bench.at(tmp_path, **asked)
+    base = {"large": torch.round(2.0**20 * noise(3000, 1000, seed=1)) + 0.0}  # no -0.0, which sparse changes
+    bench.record.commit(bench.clean(models.safetensors_bytes(base)))
+    new = {"large": base["large"].clone()}
+    new["large"][:400] += torch.randint(1, 99, (400, 1000), generator=torch.Generator().manual_seed(2))
+    content = models.safetensors_bytes(new)
+    metadata = bench.clean(content)
+    found = entry(metadata, "large")
+    assert found.update_type == ("sparse" if compatible == "true" else "exact-sparse")
+    with_less = Bench.over(bench.services.settings.replace(memory_limit=8 << 20))
+    for other in (bench, bench.fresh(), with_less):
+        assert other.smudge(metadata) == content
+        assert not list(other.services.settings.temporary.glob("*"))
+
+
 @pytest.mark.parametrize("update_type", ["sparse", "auto"])
 def test_types_that_git_theta_reads(tmp_path: Path, update_type: str) -> None:
     bench = Bench.at(tmp_path, update_type=update_type, compatible="true")
@@ -230,6 +250,40 @@ def test_a_type_that_cannot_make_the_bits(tmp_path: Path) -> None:
     assert entry(metadata, "a").update_type == "exact-sparse"
     assert bench.fresh().smudge(metadata) == content
     assert any("cannot be sparse updates: stored otherwise" in warning for warning in bench.warnings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "compatible", "change", "stored"),
+    [
+        ("ia3", "true", lambda value: value[3, 4:34].add_(2.0), "sparse"),
+        ("ia3", "false", lambda value: value[3, 4:34].add_(2.0), "exact-sparse"),
+        ("low-rank", "false", lambda value: value.mul_(torch.tensor([1.0, 2.0]).repeat(100)), "ia3"),
+        ("sparse", "true", lambda value: value.mul_(torch.tensor([1.0, 2.0]).repeat(100)), "ia3"),
+        ("auto", "false", lambda value: value.mul_(torch.tensor([1.0, 2.0]).repeat(100)), "ia3"),
+    ],
+)
+def test_the_smallest_that_can(
+    tmp_path: Path, asked: str, compatible: str, change: Callable[[torch.Tensor], object], stored: str
+) -> None:
+    bench = Bench.at(tmp_path, update_type=asked, compatible=compatible)
+    base = {"a": 1.0 + torch.arange(40_000, dtype=torch.float32).reshape(200, 200)}
+    bench.record.commit(bench.clean(models.safetensors_bytes(base)))
+    new = {"a": base["a"].clone()}
+    change(new["a"])
+    content = models.safetensors_bytes(new)
+    metadata = bench.clean(content)
+    assert entry(metadata, "a").update_type == stored
+    assert bench.fresh().smudge(metadata) == content
+    assert any("stored otherwise" in warning for warning in bench.warnings) == (asked != "auto")
+
+
+@pytest.mark.parametrize("update_type", ["sparse", "low-rank", "ia3"])
+def test_what_head_does_not_have_is_not_refused(tmp_path: Path, update_type: str) -> None:
+    bench = Bench.at(tmp_path, update_type=update_type)
+    bench.clean(models.safetensors_bytes(BASE))
+    bench.record.commit(bench.clean(models.safetensors_bytes({"b": BASE["b"]})))
+    bench.clean(models.safetensors_bytes(BASE))
+    assert bench.warnings == []
 
 
 def low_rank(tmp_path: Path) -> tuple[Bench, bytes, bytes]:
