@@ -1,12 +1,13 @@
 """Random walks through a repository that stores updates, with real git and a plain dictionary of files as the model.
 
-Any sequence of edits, adds with any update type, commits, amends, resets, cherry-picks, stashes and checkouts: after
-every step the work tree holds what the model says, and `git status` names exactly the files that differ. In the end the
-history is pruned, and every commit that is left checks out as it was committed.
+Any sequence of edits, adds with any update type, side-loaded updates, commits, amends, resets, cherry-picks, rebases,
+stashes and checkouts: after every step the work tree holds what the model says, and `git status` names exactly the
+files that differ. In the end the history is pruned, and every commit that is left checks out as it was committed.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -63,10 +64,8 @@ class Walk:
 
     def write(self, path: str, tensors: models.StateDict) -> None:
         """Write a model to the work tree."""
-        content = KINDS[path](tensors)
-        self.tensors[content] = tensors
-        self.repository.write(path, content)
-        self.work = self.work | {path: content}
+        self.write_expected(path, tensors)
+        self.repository.write(path, self.work[path])
 
     def commit(self, *options: str) -> None:
         """Commit the index."""
@@ -188,6 +187,55 @@ class Walk:
         self.git("add", *unmerged)
         self.commit("--message", "picked")
 
+    def rebase(self) -> None:
+        """Move the last commits elsewhere; of a file that both sides changed, take the moved one."""
+        if not self.is_clean:
+            self.commit_all()
+        moved = self.repository.git("rev-list", f"--max-count={self.points.randint(2, 4)}", "HEAD").split()[::-1]
+        onto = self.points.choice(list(self.commits))
+        expected = [self.commits[onto]]
+        for before, commit in itertools.pairwise(moved):
+            changed = self.repository.git("diff", "--name-only", before, commit).split()
+            expected.append(expected[-1] | {path: self.commits[commit][path] for path in changed})
+        self.log.append(f"rebase --onto {onto} {moved[0]}")
+        options = ("--quiet", "--reapply-cherry-picks", "--empty=keep", "--keep-empty", "--onto", onto, moved[0])
+        done = self.repository.run("git", "rebase", *options)
+        for _ in moved:
+            unmerged = self.repository.git("diff", "--name-only", "--diff-filter=U").split()
+            if not unmerged:
+                break
+            self.git("checkout", "--theirs", "--", *unmerged)
+            self.git("add", *unmerged)
+            done = self.repository.run("git", "-c", "core.editor=true", "rebase", "--continue")
+        assert done.returncode == 0, (done.stderr, self.log)
+        self.work = self.index = self.head = expected[-1]
+        made = self.repository.git("rev-list", f"--max-count={len(expected)}", "HEAD").split()[::-1]
+        self.commits |= dict(zip(made, expected, strict=True))
+
+    def side_load(self) -> None:
+        """Add updates from a file; of whole numbers, so that every machine computes the same."""
+        if not self.is_clean:
+            self.commit_all()
+        path = self.points.choice(list(KINDS))
+        tensors = dict(self.tensors[self.work[path]])
+        rows, columns = tensors["c"].shape
+        left, right = (
+            torch.from_numpy(self.numbers.integers(-9, 9, shape).astype(np.float32))
+            for shape in ((rows, 2), (2, columns))
+        )
+        tensors["c"] = tensors["c"] + left @ right
+        updates = self.repository.path.with_name("updates.safetensors")
+        updates.write_bytes(models.safetensors_bytes({"c/R": left, "c/C": right}))
+        self.git("theta", "add", path, "--update-type=low-rank", f"--update-path={updates}")
+        self.write_expected(path, tensors)
+        self.index = self.work
+
+    def write_expected(self, path: str, tensors: models.StateDict) -> None:
+        """Note what a file of the work tree must hold."""
+        content = KINDS[path](tensors)
+        self.tensors[content] = tensors
+        self.work = self.work | {path: content}
+
     def stash(self) -> None:
         # While git restores the index, the filter sees the one before: of two metadata for one content it cannot know
         # which one git compares with, and git takes the file for changed and refuses.
@@ -222,6 +270,8 @@ class Walk:
             self.reset: 2,
             self.switch: 2,
             self.cherry_pick: 2,
+            self.rebase: 2,
+            self.side_load: 2,
             self.stash: 2,
             self.checkout_again: 2,
             self.compact: 1,
@@ -289,4 +339,4 @@ def test_walk(repository: Repository, seed: int) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_long_walk(repository: Repository, seed: int) -> None:
-    assert len(walk(repository, seed, 200)) > 1
+    assert len(walk(repository, seed, 200)) > 2
