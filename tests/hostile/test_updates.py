@@ -47,10 +47,25 @@ def attempt(update_type: str, arrays: Arrays, dtype: str = "float32", shape: tup
         assert len(str(error)) < 500
     assert guarded[:GUARD] == guarded[-GUARD:] == b"\xaa" * GUARD
     try:
-        assert git_theta.apply(update_type, arrays, Array(dtype, shape, memoryview(bytes(size)))).nbytes == size
+        new = git_theta.apply(update_type, arrays, Array(dtype, shape, memoryview(bytes(size))))
+        assert new.nbytes == size
+        if dtype in {"float32", "float64"}:
+            off = git_theta.slack(update_type, arrays, Array(dtype, shape, new), None)
+            assert off is None or off.shape == shape
     except (CorruptObject, UnsupportedError) as error:
         assert len(str(error)) < 500
     return taken
+
+
+@pytest.mark.parametrize("right", DTYPES)
+@pytest.mark.parametrize("left", DTYPES)
+def test_factors_of_any_two_dtypes(left: str, right: str) -> None:
+    def ones(dtype: str, *shape: int) -> Array:
+        return Array(dtype, shape, memoryview(bytes([0x3C]) * (int(np.prod(shape)) * DTYPES[dtype].bits // 8)))
+
+    attempt("low-rank", {"R": ones(left, 3, 2), "C": ones(right, 2, 4)})
+    attempt("ia3", {"ia3": ones(left, 3, 4)})
+    attempt("low-rank", {"parameter": ones(left, 3, 4)})
 
 
 def test_the_updates_themselves_are_good() -> None:

@@ -289,7 +289,7 @@ def test_c_git_theta_finds_no_previous_value_below_a_directory(pair: Pair, their
     assert_equal(peer.load(theirs.smudge(pair.ours, path, pair.ours.blob(path))), new)
 
 
-def test_c_git_theta_on_ours_and_we_on_top(pair: Pair, theirs: peer.Filter, clone: Clone) -> None:
+def test_c_git_theta_on_ours_and_we_on_top(pair: Pair, theirs: peer.Filter, tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     path = "model.safetensors"
     ours = pair.ours
@@ -319,10 +319,10 @@ def test_c_git_theta_on_ours_and_we_on_top(pair: Pair, theirs: peer.Filter, clon
 
     # Our commit needs no history any more, git-theta's does.
     content = checked_out(ours, path)
-    shallow = clone(ours, "shallow")
-    objects = shallow.git("rev-parse", "HEAD")
-    shallow.git("checkout", "--quiet", objects)
-    assert shallow.read(path) == content
+    made = shallow(ours, tmp_path, dict(ours.environment))
+    assert made.git("rev-list", "--all", "--count") == "1"
+    made.git("-c", "theta.fetchHistory=false", "checkout", "--quiet")
+    assert made.read(path) == content
 
 
 # A commit that is gone

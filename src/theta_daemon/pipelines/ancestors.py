@@ -91,7 +91,7 @@ class Ancestors:
                 metadata = self._metadata(commit, path, names[0])
                 for name in names:
                     before = metadata.entries.get(name)
-                    if before is None or len(found[name]) == MOST_STEPS:
+                    if before is None or len(found[name]) > MOST_STEPS:
                         what = "does not hold it" if before is None else f"is {MOST_STEPS} updates back"
                         raise MetadataError(
                             f"its previous value is looked for here, but this commit {what}",

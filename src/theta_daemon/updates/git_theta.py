@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from theta_daemon.updates.array import Array
-    from theta_daemon.updates.numbers import Values
+    from theta_daemon.updates.numbers import Type, Values
 
 Shape = tuple[int, ...]
 
@@ -42,7 +42,11 @@ def apply(update_type: str, arrays: Mapping[str, Array], previous: Array) -> mem
     """
     value = elements(previous)
     with np.errstate(all="ignore"):  # infinities and NaN are values like others
-        new = _applied(update_type, arrays, value)
+        try:
+            new = _applied(update_type, arrays, value)
+        except TypeError as error:  # numpy's, for types without a common one
+            dtypes = sorted({previous.dtype, *(array.dtype for array in arrays.values())})
+            raise UnsupportedError(f"values of dtypes {', '.join(dtypes)} are not computed with together") from error
         if new.dtype.kind == "c" and value.dtype.kind != "c":
             raise UnsupportedError(f"values of dtype {previous.dtype} do not become complex by an update")
         new = np.ascontiguousarray(new.astype(value.dtype, copy=False))
@@ -63,16 +67,30 @@ def slack(
         off = before
         if update_type == LOW_RANK and arrays.keys() == NAMES:
             left, right = elements(arrays["R"]), elements(arrays["C"])
-            unit = _MARGIN * np.finfo(np.result_type(left, right)).eps * np.sqrt(left.shape[-1])
-            squares = np.square(left, dtype=np.float32) @ np.square(right, dtype=np.float32)
-            products = np.float32(unit) * np.sqrt(squares).reshape(value.shape)
-            off = products if off is None else off + products
+            one = (1, 1)  # of some pairs numpy.result_type knows no common type, though they can be multiplied
+            eps = _eps((np.zeros(one, left.dtype) @ np.zeros(one, right.dtype)).dtype)
+            if eps:
+                unit = _MARGIN * eps * np.sqrt(left.shape[-1])
+                squares = np.square(left.astype(np.float32)) @ np.square(right.astype(np.float32))
+                products = np.float32(unit) * np.sqrt(squares).reshape(value.shape)
+                off = products if off is None else off + products
         elif update_type == IA3 and off is not None:
             off = off * np.abs(elements(arrays[FACTORS]).astype(np.float32))
         if off is None:
             return None
         rounding = np.finfo(value.dtype)
         return off + np.abs(value).astype(np.float32) * np.float32(rounding.eps) + np.float32(rounding.tiny)
+
+
+def _eps(kind: Type) -> float:
+    """Return the distance from 1 to the next number of a type, 0 for integers: their sums are exact in any order."""
+    if kind.kind in "biu":
+        return 0.0
+    if np.issubdtype(kind, np.inexact):
+        return float(np.finfo(kind).eps)
+    import ml_dtypes  # one that numpy lacks; elements() has imported it already
+
+    return float(ml_dtypes.finfo(kind).eps)  # type: ignore[no-untyped-call]
 
 
 def _applied(update_type: str, arrays: Mapping[str, Array], previous: Values) -> Values:
