@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from theta_daemon import dtypes
-from theta_daemon.errors import ThetaError, UsageError
+from theta_daemon.errors import ThetaError, UsageError, printable
 from theta_daemon.formats.parts import Role
 from theta_daemon.frozen import Frozen
 from theta_daemon.metadata import text
@@ -75,12 +75,22 @@ def sideload(services: Services, contents: Sequence[tuple[bytes, Readable]], fin
         return (entry.dtype, entry.shape, entry.digest) == (value.dtype, value.shape, digest_of(value.raw))
 
     entries = {name: each[0].metadata.entries[name] for name, each in places.items()}
-    found = find({name: (entry.dtype, entry.shape) for name, entry in entries.items()}, holds)
+    try:
+        found = find({name: (entry.dtype, entry.shape) for name, entry in entries.items()}, holds)
+    except UsageError as error:
+        # Not as the error's path: where it says "the file", that is the one with the updates.
+        error.message = f"updates for {_for(files)}: {error.message}"
+        raise
     ambiguous = [name for name in found if len(places[name]) > 1]
     if ambiguous:
         raise UsageError(f"more than one of the files has what is to be updated: {_listed(ambiguous)}")
     updates = [{name: update for name, update in found.items() if places[name][0] is file} for file in files]
     return [_sideloaded(services, file, mine) for file, mine in zip(files, updates, strict=True)]
+
+
+def _for(files: Sequence[_File]) -> str:
+    first = printable(files[0].path)
+    return first if len(files) == 1 else f"{first} and {len(files) - 1} more"
 
 
 def _read(services: Services, path: bytes, content: Readable) -> _File:

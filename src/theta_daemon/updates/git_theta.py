@@ -16,7 +16,7 @@ from theta_daemon.updates.elementwise import IA3 as FACTORS
 from theta_daemon.updates.elementwise import broadcast
 from theta_daemon.updates.kinds import IA3, LOW_RANK, SPARSE
 from theta_daemon.updates.low_rank import NAMES, WHOLE
-from theta_daemon.updates.numbers import elements
+from theta_daemon.updates.numbers import distance, elements
 from theta_daemon.updates.sparse import additions
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from theta_daemon.updates.array import Array
-    from theta_daemon.updates.numbers import Type, Values
+    from theta_daemon.updates.numbers import Values
 
 Shape = tuple[int, ...]
 
@@ -68,7 +68,7 @@ def slack(
         if update_type == LOW_RANK and arrays.keys() == NAMES:
             left, right = elements(arrays["R"]), elements(arrays["C"])
             one = (1, 1)  # of some pairs numpy.result_type knows no common type, though they can be multiplied
-            eps = _eps((np.zeros(one, left.dtype) @ np.zeros(one, right.dtype)).dtype)
+            eps = distance((np.zeros(one, left.dtype) @ np.zeros(one, right.dtype)).dtype)
             if eps:
                 unit = _MARGIN * eps * np.sqrt(left.shape[-1])
                 squares = np.square(left.astype(np.float32)) @ np.square(right.astype(np.float32))
@@ -80,17 +80,6 @@ def slack(
             return None
         rounding = np.finfo(value.dtype)
         return off + np.abs(value).astype(np.float32) * np.float32(rounding.eps) + np.float32(rounding.tiny)
-
-
-def _eps(kind: Type) -> float:
-    """Return the distance from 1 to the next number of a type, 0 for integers: their sums are exact in any order."""
-    if kind.kind in "biu":
-        return 0.0
-    if np.issubdtype(kind, np.inexact):
-        return float(np.finfo(kind).eps)
-    import ml_dtypes  # one that numpy lacks; elements() has imported it already
-
-    return float(ml_dtypes.finfo(kind).eps)  # type: ignore[no-untyped-call]
 
 
 def _applied(update_type: str, arrays: Mapping[str, Array], previous: Values) -> Values:

@@ -56,6 +56,18 @@ def stored(dtype: str) -> Type:
 
 
 @lru_cache(64)
+def distance(kind: Type) -> float:
+    """Return the distance from 1 to the next number of a type, 0 for integers: their sums are exact in any order."""
+    if kind.kind in "biu":
+        return 0.0
+    if np.issubdtype(kind, np.inexact):
+        return float(np.finfo(kind).eps)
+    import ml_dtypes  # as in `stored`
+
+    return float(ml_dtypes.finfo(kind).eps)  # type: ignore[no-untyped-call]
+
+
+@lru_cache(64)
 def widened(dtype: str) -> Type:
     """Return the type that elements of `dtype` alone are computed in. Raises UnsupportedError as `stored` does."""
     if dtype in _NARROW or dtype == "float16":

@@ -3,7 +3,7 @@
 A stored low-rank update has nothing but its two factors, each in the dtype that it came in, so that it is no larger
 than what it came from. A power of two, which most adapters have, goes in without a change to any digit. Another one
 rounds each element of one factor once: in float32 as all arithmetic does. In bfloat16 (float16) an element is then off
-by 2^-9 (2^-12) of itself at most, which is what PEFT loses too when it rounds the product to the adapter's dtype before
+by 2^-8 (2^-11) of itself at most, which is what PEFT loses too when it rounds the product to the adapter's dtype before
 it adds it; a wider factor would make the update half as large again.
 """
 
