@@ -14,6 +14,8 @@ repeats       lists, again and again, something that nobody asked for
 talks         as `serves`, and says more on standard error than a pipe holds
 half          fetches half of each object
 prompt        fetches each object as it is asked for; `listed` has a line for each time that it was asked for a list
+flows         fetches an object every 0.4 seconds once it is asked for a list, and lists them when all are here
+copies        fetches each object into a folder below `tmp`, a little every 0.4 seconds, before it lists the first
 eager         fetches each object as it is asked for, and takes no third question before there is a file `go`
 """
 
@@ -97,6 +99,17 @@ def main(how: str, source: Path) -> None:
                 listed.write("again\n")
             if how in {"restarts", "trickles"} and is_first:
                 trickle(how)
+            if how == "flows" and is_first:
+                for pointer in delayed.values():
+                    time.sleep(0.4)
+                    put(pointer, source)
+            if how == "copies" and is_first:
+                folder = Path(os.environ["FAKE_STORE"]).parent / "tmp" / "lfs-standalone-file-1"
+                folder.mkdir(parents=True)
+                for _ in range(5):
+                    time.sleep(0.4)
+                    with (folder / "download").open("ab") as part:
+                        part.write(b"x")
             if how == "crashes-late" and not is_first:
                 sys.exit("panic: no more\n\ngoroutine 1 [running]:\nmain.main()")
             names = [b"nobody"] if how == "repeats" else [] if how == "forgets" else list(delayed)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from theta_daemon.cli.terminal import count, fail, say, warn
 from theta_daemon.cli.verb import Place, Verb
-from theta_daemon.errors import MetadataError, UsageError
+from theta_daemon.errors import MetadataError, UnsupportedError, UsageError
 from theta_daemon.history.commits import Commits
 from theta_daemon.history.trees import metadata
 from theta_daemon.metadata import objects, packs, text
@@ -14,8 +14,9 @@ from theta_daemon.metadata.entries import ObjectRef
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from theta_daemon.errors import ThetaError
     from theta_daemon.metadata.entries import Metadata
     from theta_daemon.metadata.packs import Pack
     from theta_daemon.settings import Settings
@@ -33,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, place: Place) -> int:
     """Get them; the exit status tells whether all have come."""
     from theta_daemon.pipelines.services import open_store
-    from theta_daemon.store.fetch import Fetcher
 
     if arguments.all and arguments.revisions:
         raise UsageError("--all and revisions exclude one another")
@@ -41,49 +41,74 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     store = open_store(here)
     named: dict[ObjectRef, None] = {}
     packed: dict[ObjectRef, Pack] = {}
-    for found in _everything(place, here) if arguments.all else _tips(here, arguments.revisions or ["HEAD"]):
+    passed_over: list[bytes] = []
+    revisions = arguments.revisions or ["HEAD"]
+    for found in _everything(place, here, passed_over) if arguments.all else _tips(here, revisions, passed_over):
         named.update((ObjectRef(each.oid, each.size), None) for each in objects.of(found))
         packed.update((pack.ref, pack) for pack in packs.of(found))
     wanted = [ref for ref in named if not store.contains(ref.oid, ref.size)]
     size = sum(ref.size for ref in wanted)
     if arguments.dry_run:
         say(f"{count(len(wanted), 'object')} would be fetched, {count(size, 'byte')}")
-        return 0
-    fetcher = Fetcher(here, store, remote=arguments.remote)
+        return 1 if passed_over else 0
+    worthwhile = packs.worthwhile(packed.values(), set(wanted))
+    failed = get(here, wanted, worthwhile, remote=arguments.remote, shown=here.progress and not arguments.quiet)
+    for error in failed.values():
+        fail(str(error))
+    size -= sum(ref.size for ref in failed)
+    say(f"{count(len(wanted) - len(failed), 'object')} fetched, {count(size, 'byte')}")
+    return 1 if failed or passed_over else 0
+
+
+def get(
+    here: Settings,
+    wanted: Collection[ObjectRef],
+    worthwhile: Iterable[Pack] = (),
+    *,
+    remote: str | None = None,
+    shown: bool,
+) -> Mapping[ObjectRef, ThetaError]:
+    """Fetch objects from a remote, None for git-lfs's choice; return those that did not come, and why.
+
+    `worthwhile` are packs to take some of them from.
+    """
+    from theta_daemon.pipelines.services import open_store
+    from theta_daemon.store.fetch import Fetcher
+
+    fetcher = Fetcher(here, open_store(here), remote=remote)
     try:
-        batch = fetcher.want(wanted, packs.worthwhile(packed.values(), set(wanted)))
-        with fetcher.shown(shown=here.progress and not arguments.quiet):
+        batch = fetcher.want(wanted, worthwhile)
+        with fetcher.shown(shown=shown):
             while not batch.is_settled:
                 fetcher.wait([batch])
     finally:
         fetcher.close()
-    for error in batch.failed.values():
-        fail(str(error))
-    size -= sum(ref.size for ref in batch.failed)
-    say(f"{count(len(wanted) - len(batch.failed), 'object')} fetched, {count(size, 'byte')}")
-    return 1 if batch.failed else 0
+    return batch.failed
 
 
-def _tips(here: Settings, revisions: list[str]) -> Iterator[Metadata]:
+def _tips(here: Settings, revisions: list[str], passed_over: list[bytes]) -> Iterator[Metadata]:
     commits = Commits(here)
     for revision in revisions:
         for found in metadata(here, commits.commit(revision)):
-            yield from _parsed(found.data, found.path)
+            yield from _parsed(found.data, found.path, passed_over)
 
 
-def _everything(place: Place, here: Settings) -> Iterator[Metadata]:
+def _everything(place: Place, here: Settings, passed_over: list[bytes]) -> Iterator[Metadata]:
     rows = place.git.output("for-each-ref", "--format=%(objectname)", "refs/heads/", "refs/tags/", "refs/remotes/")
     tips = [row.decode("ascii") for row in dict.fromkeys(rows.splitlines())]
     for found in Commits(here).in_range(tips, []):
-        yield from _parsed(found.data, found.path)
+        yield from _parsed(found.data, found.path, passed_over)
 
 
-def _parsed(data: bytes, path: bytes) -> Iterator[Metadata]:
+def _parsed(data: bytes, path: bytes, passed_over: list[bytes]) -> Iterator[Metadata]:
+    """Yield the metadata; where it is newer than this program, note the path in `passed_over`: it may be fine."""
     try:
         yield text.parse(data)
-    except MetadataError as error:
+    except (MetadataError, UnsupportedError) as error:
         if text.kind(data) is not text.Kind.OTHER:
             warn(f"nothing is fetched for it: {error.at(path=path)}")
+        if isinstance(error, UnsupportedError):
+            passed_over.append(path)
 
 
 VERB = Verb(

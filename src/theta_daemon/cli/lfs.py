@@ -33,7 +33,8 @@ def version() -> tuple[str, tuple[int, ...]] | None:
 def push(environment: Mapping[str, str], remote: str, oids: Sequence[str], *, shown: bool = True) -> None:
     """Send objects, each 64 hex digits, to a remote, in the current directory's repository.
 
-    git-lfs shows how far it has come, unless `shown` is false.
+    git-lfs shows how far it has come, unless `shown` is false. Where a transfer agent of the user's stands in for the
+    server, nobody can be asked what has arrived: the agent tells, and git-lfs's exit status.
 
     Raises RepositoryError where there is no git-lfs, ObjectError where it fails; it has said why by then.
     """
@@ -44,6 +45,8 @@ def push(environment: Mapping[str, str], remote: str, oids: Sequence[str], *, sh
         log = os.path.join(folder, "progress")
         # Not with a log at once: it flushes that to the disk after each line, which takes longer than asking again.
         _push(environment, remote, oids, found[1], None, shown=shown)
+        if _has_agent(environment, remote):
+            return
         # It exits with 0 where the server refuses an upload (tried, 3.3: 422), and so it is asked a second time: then
         # it finds nothing to upload, and writes no line of progress, or the server does not have it all.
         _push(environment, remote, oids, found[1], log)
@@ -55,6 +58,25 @@ def push(environment: Mapping[str, str], remote: str, oids: Sequence[str], *, sh
                 "git lfs push reported success, but the server does not have every object",
                 hint="nothing has been pushed; look at the server, and push again",
             )
+
+
+def _has_agent(environment: Mapping[str, str], remote: str) -> bool:
+    """Whether a standalone transfer agent may be what sends objects to `remote`, a remote's name or URL.
+
+    git-lfs-config(5): lfs.standalonetransferagent, for all URLs or for some (git-config(1), `--get-urlmatch`). Which
+    URL of the remote git-lfs will take is its own business, so each counts.
+    """
+    if not _configured(environment, "--get-regexp", r"^lfs\.(.*\.)?standalonetransferagent$"):
+        return False
+    keys = ["lfs.url", "lfs.pushurl"]
+    keys += [f"remote.{remote}.{key}" for key in ("lfsurl", "lfspushurl", "url", "pushurl")]
+    urls = [remote, *(url for key in keys for url in _configured(environment, "--get-all", key))]
+    return any(_configured(environment, "--get-urlmatch", "lfs.standalonetransferagent", url) for url in urls)
+
+
+def _configured(environment: Mapping[str, str], *arguments: str) -> list[str]:
+    done = subprocess.run(["git", "config", *arguments], env=environment, capture_output=True, check=False)
+    return os.fsdecode(done.stdout).splitlines()
 
 
 def _push(

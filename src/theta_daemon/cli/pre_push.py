@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +33,10 @@ from theta_daemon.errors import (
     RepositoryError,
     UnsupportedError,
 )
+from theta_daemon.history import trees
 from theta_daemon.history.commits import Commits
 from theta_daemon.metadata import objects, packs, text
+from theta_daemon.metadata.entries import ObjectRef
 from theta_daemon.metadata.text import Kind
 from theta_daemon.pipelines.services import open_store
 from theta_daemon.store.packs import write
@@ -43,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from theta_daemon.cli.git import Git
-    from theta_daemon.metadata.entries import ObjectRef
     from theta_daemon.metadata.objects import NamedObject
     from theta_daemon.metadata.packs import Pack
     from theta_daemon.settings import Settings
@@ -121,12 +123,14 @@ def send(
     tips: list[str],
     on_remote: list[str],
     *,
+    is_by_hand: bool = False,
     is_quiet: bool = False,
 ) -> int:
     """Send the objects that commits named in `tips` brought; return how many were offered.
 
-    What is new since the commits `on_remote`, which may be missing here, is offered. Where it `is_quiet`, nothing is
-    said but what is wrong.
+    What is new since the commits `on_remote`, which may be missing here, is offered. Where it `is_by_hand`, so is what
+    the tips hold, whoever has them: a push without a hook moved the refs that tell of the remote. And then what is
+    missing here does not keep the rest from being sent. Where it `is_quiet`, nothing is said but what is wrong.
 
     Raises MissingObject and CorruptObject for objects that cannot be sent, ObjectError where git-lfs fails.
     """
@@ -134,6 +138,9 @@ def send(
     on_remote = commits.known(on_remote)
     packed: dict[ObjectRef, Pack] = {}
     wanted = named_in(commits, tips, on_remote, packed)
+    if is_by_hand:
+        held = (found for tip in tips for found in trees.metadata(here, tip))
+        wanted = {**_named(held, packed), **wanted}
     missing = {}
     for oid, it in wanted.items():
         try:
@@ -142,18 +149,37 @@ def send(
         except CorruptObject as error:
             raise error.at(commit=commits.brought(it.blob, tips, on_remote)) from error
     if missing:
-        for oid in named_in(commits, on_remote, [], told=False):
-            missing.pop(oid, None)
-    if missing:
-        first = min(missing.items())[1]
-        raise _missing(first, len(missing) - 1).at(commit=commits.brought(first.blob, tips, on_remote))
+        missing = _brought_in(here, commits, url, missing, on_remote, shown=here.progress and not is_quiet)
+    if missing and not is_by_hand:
+        raise _missing(missing, commits, tips, on_remote)
     found = [*wanted, *(pack.ref.oid for pack in packed.values() if _pack(here, pack))]
     oids = sorted(oid for oid in found if _place(here.lfs_objects, oid).is_file())
     if oids:
         if not is_quiet:
             note(f"sending {count(len(oids), 'object')} to {remote}")
         lfs.push(place.environment, _lfs_name(place.git, remote, url), oids, shown=here.progress and not is_quiet)
+    if missing:
+        raise _missing(missing, commits, tips, on_remote)
     return len(oids)
+
+
+def _brought_in(
+    here: Settings, commits: Commits, url: str, missing: dict[str, Wanted], on_remote: list[str], *, shown: bool
+) -> dict[str, Wanted]:
+    """Return what of `missing` the remote has not, as far as its commits tell, and what could not be fetched either."""
+    names = named_in(commits, on_remote, [], told=False)
+    if not missing.keys() <= names.keys():
+        with suppress(RepositoryError):  # it cannot be asked
+            names |= named_in(commits, commits.known(commits.advertised(url)), [], told=False)
+    missing = {oid: it for oid, it in missing.items() if oid not in names}
+    if not missing:
+        return missing
+    from theta_daemon.cli.fetch import get
+
+    # A clone has the objects of what was checked out alone; the others are where that came from.
+    refs_of = {ObjectRef(it.named.oid, it.named.size): oid for oid, it in missing.items()}
+    failed = get(here, list(refs_of), shown=shown)
+    return {oid: missing[oid] for ref, oid in refs_of.items() if ref in failed or not _bring_in(here, missing[oid])}
 
 
 def ref_updates(lines: Iterable[bytes]) -> Iterator[RefUpdate]:
@@ -262,12 +288,29 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _missing(wanted: Wanted, others: int) -> MissingObject:
+def _named(held: Iterable[trees.Found], packed: dict[ObjectRef, Pack]) -> dict[str, Wanted]:
+    """Return the objects that the metadata in trees names, by object id; add its packs to `packed`.
+
+    What is damaged is passed over: `named_in` has told, or the remote has it so.
+    """
+    wanted: dict[str, Wanted] = {}
+    for found in held:
+        with suppress(MetadataError, UnsupportedError):
+            parsed = text.parse(found.data)
+            for named in objects.of(parsed):
+                wanted.setdefault(named.oid, Wanted(named, found.path, found.blob))
+            packed.update((pack.ref, pack) for pack in packs.of(parsed) if pack.ref not in packed)
+    return wanted
+
+
+def _missing(missing: dict[str, Wanted], commits: Commits, tips: list[str], on_remote: list[str]) -> MissingObject:
+    wanted, others = min(missing.items())[1], len(missing) - 1
     more = f" and {count(others, 'other')}" if others else ""
     return MissingObject(
         f"object {wanted.named.oid}{more} is not in this repository, and nothing tells that the remote has it",
         path=wanted.path,
         parameter=wanted.named.parameter,
+        commit=commits.brought(wanted.blob, tips, on_remote),
         hint=f"check out the commits that you push where {shown(wanted.path)} can be fetched, or push with --no-verify "
         "if the remote has the objects",
     )

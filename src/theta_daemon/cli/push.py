@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     commits = Commits(here)
     tips = [commits.commit(revision) for revision in revisions]
     on_remote = [] if arguments.all else [*commits.tracked(remote).values()]
-    number = pre_push.send(place, here, remote, _url(git, remote), tips, on_remote, is_quiet=arguments.quiet)
+    number = pre_push.send(
+        place, here, remote, _url(git, remote), tips, on_remote, is_by_hand=True, is_quiet=arguments.quiet
+    )
     if not number and not arguments.quiet:
         note(f"{shown(os.fsencode(remote))} has everything that these commits need, as far as is known here")
     return 0

@@ -119,6 +119,7 @@ class Round:
             return False
         del self._awaited[name], self._left[name]
         self._came = monotonic()
+        self._talk.moved()
         return True
 
     def _refusal(self) -> Failure:

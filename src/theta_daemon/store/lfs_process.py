@@ -99,6 +99,7 @@ class Conversation:
         self._poll = select.poll()
         self._poll.register(self._stdout, select.POLLIN)
         self._poll.register(self._stderr, select.POLLIN)
+        self._stall = _Stall(settings)
         self._client = FilterClient(("clean", "smudge", "delay"))  # git-lfs insists on clean
         self._is_over = False
         self._tail = bytearray()
@@ -140,6 +141,10 @@ class Conversation:
                 unlisted.difference_update(new)
                 return new
         raise ProtocolError("it forgot objects that it was asked for")
+
+    def moved(self) -> None:
+        """Note that an object has come."""
+        self._stall.restart()
 
     def reason(self, name: str) -> bytes:
         """Return what git-lfs says of an object that was listed and is not there; it may come now."""
@@ -187,11 +192,11 @@ class Conversation:
                 pass
 
     def _next(self) -> ClientEvent:
-        stall = _Stall(self._settings)
+        self._stall.restart()
         while (event := self._client.next_event()) is NEED_DATA:
             try:
                 self._write()
-                self._client.receive_data(self._read(stall))
+                self._client.receive_data(self._read())
             except OSError as error:
                 raise ProtocolError(f"it cannot be reached: {error.strerror}") from error
         return event
@@ -202,7 +207,7 @@ class Conversation:
         while data:
             data = data[os.write(self._stdin, data) :]
 
-    def _read(self, stall: _Stall) -> bytes:
+    def _read(self) -> bytes:
         while True:
             ready = [descriptor for descriptor, _ in self._poll.poll(_TICK * 1000)]
             if not ready:
@@ -213,17 +218,21 @@ class Conversation:
                 self.said()
             if self._stdout in ready:
                 return os.read(self._stdout, 1 << 16)
-            stall.look()
+            self._stall.look()
 
 
 class _Stall:
-    """A clock that begins anew whenever more bytes lie in Git LFS's store than before.
+    """A clock that begins anew whenever more bytes lie in Git LFS's store than before, or an object has come.
 
-    More than ever, because git-lfs by itself begins a download that has stalled again, with an empty file.
+    More than ever since then, because git-lfs by itself begins a download that has stalled again, with an empty file.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew."""
         self._moved = self._looked = time.monotonic()
         self._most = 0
 
@@ -241,13 +250,22 @@ class _Stall:
 
     def _partial(self) -> int:
         """Return the bytes of all files that are not whole yet."""
-        size = 0
-        for name in ("incomplete", "tmp"):
-            with suppress(OSError), os.scandir(self._settings.lfs_storage / name) as entries:
-                for entry in entries:
-                    with suppress(OSError):
-                        size += entry.stat(follow_symlinks=False).st_size
-        return size
+        storage = os.fspath(self._settings.lfs_storage)
+        # What git-lfs copies from a folder grows in one of its own below `tmp`.
+        return _bytes_in(os.path.join(storage, "incomplete")) + _bytes_in(os.path.join(storage, "tmp"), below=1)
+
+
+def _bytes_in(folder: str, below: int = 0) -> int:
+    """Return the bytes of the files in a folder, and in those that are no deeper than `below` in it."""
+    size = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                if not entry.is_dir(follow_symlinks=False):
+                    size += entry.stat(follow_symlinks=False).st_size
+                elif below:
+                    size += _bytes_in(entry.path, below - 1)
+    return size
 
 
 def _options(settings: Settings) -> list[str]:

@@ -242,8 +242,9 @@ def test_every_object_is_given_up_with_a_reason(make: Make, source: Path, how: s
     assert_ended(source)
 
 
-def test_slow_is_not_stalled(make: Make, source: Path) -> None:
-    fetcher = make("trickles")
+@pytest.mark.parametrize("how", ["trickles", "flows", "copies"])
+def test_slow_is_not_stalled(make: Make, source: Path, how: str) -> None:
+    fetcher = make(how)
     batch = fetcher.want(REFS)
     settle(fetcher, batch)
     assert not batch.failed
