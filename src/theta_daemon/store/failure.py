@@ -49,7 +49,10 @@ def failure(settings: Settings, said: bytes, otherwise: str = "", remote: str | 
         return Failure("no remote is configured", hint, True)
     message = f"git-lfs could not get it{where}: {why or 'it did not say why'}"
     if _NOT_THERE.search(why):
-        return Failure(message, "push it again from a clone that has it (git theta push --all)", True)
+        hint = "push it again from a clone that has it (git theta push --all)"
+        if remote is None and len(list(remotes(settings))) > 1:
+            hint += ", or get it from another remote (git theta fetch --remote REMOTE REVISION)"
+        return Failure(message, hint, True)
     if _NOT_ALLOWED.search(why):
         return Failure(message, "look at the credentials for this remote, and run the command again", True)
     return Failure(message, "look at the network and the server, and run the command again", False)
