@@ -50,8 +50,9 @@ def attempt(update_type: str, arrays: Arrays, dtype: str = "float32", shape: tup
         new = git_theta.apply(update_type, arrays, Array(dtype, shape, memoryview(bytes(size))))
         assert new.nbytes == size
         if dtype in {"float32", "float64"}:
-            off = git_theta.slack(update_type, arrays, Array(dtype, shape, new), None)
-            assert off is None or off.shape == shape
+            for before in (None, np.ones(shape, np.float32)):
+                off = git_theta.slack(update_type, arrays, Array(dtype, shape, new), before)
+                assert off is None or (off.shape == shape and np.isfinite(off).all())
     except (CorruptObject, UnsupportedError) as error:
         assert len(str(error)) < 500
     return taken
@@ -66,6 +67,27 @@ def test_factors_of_any_two_dtypes(left: str, right: str) -> None:
     attempt("low-rank", {"R": ones(left, 3, 2), "C": ones(right, 2, 4)})
     attempt("ia3", {"ia3": ones(left, 3, 4)})
     attempt("low-rank", {"parameter": ones(left, 3, 4)})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("left", [(), (2,), (1, 2), (3, 2), (5, 3, 2)])
+@pytest.mark.parametrize("right", [(), (2,), (2, 1), (2, 4), (5, 2, 4)])
+def test_factors_whose_product_is_smaller_than_the_value(
+    left: tuple[int, ...], right: tuple[int, ...], dtype: str
+) -> None:
+    arrays = {"R": update_array(np.ones(left, np.float32)), "C": update_array(np.ones(right, np.float32))}
+    for shape in ((5, 3, 4), SHAPE, (4,), ()):
+        attempt("low-rank", arrays, dtype, shape)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("number", [6e4, 1e20, 3e38, 1e-30, float("inf"), float("nan")])
+def test_factors_beyond_all_bounds(number: float, dtype: str) -> None:
+    with np.errstate(over="ignore"):
+        left = np.full((3, 2), number).astype(dtype)
+    attempt("low-rank", {**FACTORS, "R": update_array(left)})
+    attempt("low-rank", {"R": update_array(left), "C": update_array(np.zeros((2, 4), dtype))})
+    attempt("low-rank", {"R": update_array(left), "C": update_array(left.reshape(2, 3))}, shape=(3, 3))
 
 
 def test_the_updates_themselves_are_good() -> None:

@@ -232,7 +232,8 @@ def test_c_what_we_infer_checks_out_with_git_theta(pair: Pair, theirs: peer.Filt
     assert len(entries(ours, path)["w"].replay) == 3
 
 
-def test_c_what_we_load_checks_out_with_git_theta(pair: Pair, theirs: peer.Filter) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_c_what_we_load_checks_out_with_git_theta(pair: Pair, theirs: peer.Filter, dtype: torch.dtype) -> None:
     rng = np.random.default_rng(4)
     path = "model.safetensors"
     ours = pair.ours
@@ -241,7 +242,7 @@ def test_c_what_we_load_checks_out_with_git_theta(pair: Pair, theirs: peer.Filte
     ours.write(path, peer.save(path, now))
     ours.commit("base", path)
     updates: dict[str, models.StateDict] = {
-        "low-rank": {"w/R": noise(rng, 60, 4), "w/C": noise(rng, 4, 50)},
+        "low-rank": {"w/R": noise(rng, 60, 4).to(dtype), "w/C": noise(rng, 4, 50).to(dtype)},
         "ia3": {"w/ia3": 1 + noise(rng, 1, 50), "bias/ia3": 1 + noise(rng, 9)},
         "sparse": {f"w/{name}": value for name, value in sparse([0, 2999], noise(rng, 2), (60, 50)).items()},
     }

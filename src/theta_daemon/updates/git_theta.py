@@ -58,28 +58,52 @@ def slack(
 ) -> NDArray[np.float32] | None:
     """Return by how much each element of `new` may be off where another machine applies the update; None for nothing.
 
-    `new` is what `apply` returned, of float32 or float64, and `before` what this returned for the previous value.
-    Machines differ in the order in which a product of matrices is summed, and so do numbers of threads. The error of a
-    sum of k products grows like a random walk, with the square root of k and of the sum of their squares.
+    `new` is what `apply` made of the same arrays, of float32 or float64, and `before` what this returned for the
+    previous value. Every bound is a finite number: where there is none, nothing but the same bits is as good.
     """
     value = elements(new)
     with np.errstate(all="ignore"):
         off = before
         if update_type == LOW_RANK and arrays.keys() == NAMES:
-            left, right = elements(arrays["R"]), elements(arrays["C"])
-            one = (1, 1)  # of some pairs numpy.result_type knows no common type, though they can be multiplied
-            eps = distance((np.zeros(one, left.dtype) @ np.zeros(one, right.dtype)).dtype)
-            if eps:
-                unit = _MARGIN * eps * np.sqrt(left.shape[-1])
-                squares = np.square(left.astype(np.float32)) @ np.square(right.astype(np.float32))
-                products = np.float32(unit) * np.sqrt(squares).reshape(value.shape)
+            products = _order(elements(arrays["R"]), elements(arrays["C"]))
+            if products is not None:
+                products = np.broadcast_to(products, value.shape)  # numpy repeats one that is smaller than the value
                 off = products if off is None else off + products
         elif update_type == IA3 and off is not None:
             off = off * np.abs(elements(arrays[FACTORS]).astype(np.float32))
         if off is None:
             return None
         rounding = np.finfo(value.dtype)
-        return off + np.abs(value).astype(np.float32) * np.float32(rounding.eps) + np.float32(rounding.tiny)
+        off = off + np.abs(value).astype(np.float32) * np.float32(rounding.eps) + np.float32(rounding.tiny)
+        return np.where(np.isfinite(off), off, np.float32(0))
+
+
+def _order(left: Values, right: Values) -> NDArray[np.float32] | None:
+    """Return by how much each element of left @ right may be off; None for integers, whose sums are exact in any order.
+
+    Machines differ in the order in which a product of matrices is summed, and so do numbers of threads. The error of a
+    sum of k products grows like a random walk, with the square root of k and of the sum of their squares.
+
+    numpy takes the types that it lacks, bfloat16 and those of 8 bits, as float32, or float64 beside integers of 32 bits
+    and more. So the bound holds for them as it is; and single products of such floats are exact there, only sums err.
+
+    A float16 sum is made in float32 and rounded once. Sums that hardly differ can so become neighbours, and those are
+    apart by what float16 rounds by at the sum itself, or, of tiny ones, by its least number. The same bound holds for
+    one that is not rounded at all: that is what we add to a value, until git-theta drops the digest.
+    """
+    one = (1, 1)  # of some pairs numpy.result_type knows no common type, though they can be multiplied
+    kind = (np.zeros(one, left.dtype) @ np.zeros(one, right.dtype)).dtype
+    is_half = kind == np.float16
+    eps = distance(np.dtype(np.float32) if is_half else kind)
+    if not eps:
+        return None
+    left, right = left.astype(np.float32), right.astype(np.float32)
+    unit = np.float32(_MARGIN * eps * np.sqrt(left.shape[-1]))
+    off: NDArray[np.float32] = unit * np.sqrt(np.square(left) @ np.square(right))
+    if is_half:
+        half = np.finfo(np.float16)
+        off = off + np.abs(left @ right) * np.float32(half.eps) + np.float32(half.smallest_subnormal)
+    return off
 
 
 def _applied(update_type: str, arrays: Mapping[str, Array], previous: Values) -> Values:

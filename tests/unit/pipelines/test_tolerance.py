@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.support import models
 from tests.support.pipelines import Bench
-from tests.support.update_arrays import update_array
+from tests.support.update_arrays import numpy_type, update_array
 from theta_daemon.metadata import lsh, text
 from theta_daemon.metadata.entries import Metadata, ObjectRef
 from theta_daemon.store.arrays import encode_arrays
@@ -27,9 +27,9 @@ def noise(*shape: int, seed: int) -> torch.Tensor:
 
 
 class Story:
-    """A base and, as git-theta writes it, a low-rank update of `w` on top; `b` is dense."""
+    """A base and, as git-theta writes it, a low-rank update of `w` on top, `factor` times as large; `b` is dense."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, dtype: str = "float32", factor: float = 50) -> None:
         self.bench = Bench.at(directory, compatible="true")
         self.base: Tensors = {"w": noise(40, 30, seed=1), "b": noise(9, seed=2)}
         document = json.loads(self.bench.clean(models.safetensors_bytes(self.base), PATH))
@@ -37,9 +37,10 @@ class Story:
         for each in document.values():
             each.pop("theta_daemon")
         commit = self.bench.record.commit(json.dumps(document, indent=4).encode())
-        left, right = noise(40, 8, seed=3).numpy() * 50, noise(8, 30, seed=4).numpy()
+        left = (noise(40, 8, seed=3).numpy() * factor).astype(numpy_type(dtype))
+        right = (noise(8, 30, seed=4).numpy() * (50 if dtype == "int64" else 1)).astype(numpy_type(dtype))
         object_ = self.write({"R": left, "C": right})
-        new = left @ right + self.base["w"].numpy()
+        new = (left @ right + self.base["w"].numpy()).astype(np.float32)
         entry = document["w"]
         entry["lfs_metadata"] |= {"oid": object_.oid, "size": str(object_.size)}
         entry["theta_metadata"] = {"update_type": "low-rank", "last_commit": commit}
@@ -48,7 +49,7 @@ class Story:
         self.bench.record.commit(self.metadata)
         other = np.zeros_like(new)
         for k in reversed(range(8)):
-            other += left[:, k : k + 1] * right[k : k + 1]
+            other += left[:, k : k + 1].astype(np.float32) * right[k : k + 1].astype(np.float32)
         self.here = self.base | {"w": torch.from_numpy(new)}
         self.elsewhere = self.base | {"w": torch.from_numpy(other + self.base["w"].numpy())}
 
@@ -61,9 +62,17 @@ class Story:
         return self.bench.fresh().clean(models.safetensors_bytes(tensors), PATH)
 
 
+# numpy multiplies bfloat16 as float32. A product of float16 it rounds; `elsewhere` is then ours, which is not rounded.
+DTYPES = pytest.mark.parametrize(
+    "story",
+    [("float32", 50), ("bfloat16", 50), ("bfloat16", 5), ("float16", 0.1), ("float16", 1e-3)],
+    indirect=True,
+)
+
+
 @pytest.fixture
-def story(tmp_path: Path) -> Story:
-    return Story(tmp_path)
+def story(tmp_path: Path, request: pytest.FixtureRequest) -> Story:
+    return Story(tmp_path, *getattr(request, "param", ()))
 
 
 def groups(data: bytes) -> Metadata:
@@ -72,6 +81,7 @@ def groups(data: bytes) -> Metadata:
     return found
 
 
+@DTYPES
 def test_another_order_of_summation_is_no_change(story: Story) -> None:
     assert (story.here["w"] != story.elsewhere["w"]).any()
     assert story.cleaned(story.here) == story.metadata
@@ -85,6 +95,7 @@ def test_beside_a_change_the_entry_stays(story: Story) -> None:
     assert after["b",] != before["b",]
 
 
+@DTYPES
 @pytest.mark.parametrize("factor", [1 + 1e-4, 0.0, -1.0, float("inf"), float("nan")])
 def test_one_element_that_changed_is_a_change(story: Story, factor: float) -> None:
     for value in (story.here, story.elsewhere):
@@ -97,6 +108,15 @@ def test_one_element_that_changed_is_a_change(story: Story, factor: float) -> No
         smudged = models.safetensors_loaded(story.bench.fresh().smudge(metadata, PATH))
         assert smudged["w"].numpy().tobytes() == changed.numpy().tobytes()
         story.bench.record.contents = [story.metadata]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool"])
+def test_products_of_integers_tolerate_nothing(tmp_path: Path, dtype: str) -> None:
+    story = Story(tmp_path, dtype)
+    assert story.cleaned(story.here) == story.metadata
+    changed = story.here["w"].clone()
+    changed[3, 3] = torch.nextafter(changed[3, 3], torch.tensor(9.0))
+    assert story.cleaned(story.here | {"w": changed}) != story.metadata
 
 
 def test_a_dense_entry_of_git_theta_tolerates_nothing(story: Story) -> None:

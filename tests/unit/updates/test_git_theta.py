@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.update_arrays import bits, numpy_type, raw, sparse_arrays, update_array
+from tests.support.update_arrays import INTEGERS, NARROW, bits, numpy_type, raw, sparse_arrays, update_array
 from theta_daemon.errors import CorruptObject, UnsupportedError
 from theta_daemon.updates.array import Array
-from theta_daemon.updates.git_theta import apply
+from theta_daemon.updates.git_theta import apply, slack
 
 
 def random(shape: tuple[int, ...], dtype: str = "float32", seed: int = 1) -> NDArray[Any]:
@@ -164,3 +164,99 @@ def test_types_that_do_not_go_together_are_refused() -> None:
         apply("ia3", {"ia3": update_array(ones.astype(np.complex64))}, update_array(ones))
     with pytest.raises(UnsupportedError, match="float4_e2m1fn"):
         apply("ia3", {"ia3": update_array(ones)}, Array("float4_e2m1fn", (2,), memoryview(b"1")))
+
+
+# By how much another machine may be off
+
+
+def off(arrays: dict[str, NDArray[Any]], previous: NDArray[Any], before: Any = None) -> NDArray[np.float32] | None:
+    """Return the slack of a low-rank update, or of an ia3 update if that is what `arrays` are."""
+    held = {name: update_array(values) for name, values in arrays.items()}
+    kind = "low-rank" if "R" in held else "ia3"
+    made = apply(kind, held, update_array(previous))
+    return slack(kind, held, Array(previous.dtype.name, previous.shape, made), before)
+
+
+def sums(left: NDArray[Any], right: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return left @ right as float32 sums in some orders, and as the sum of doubles, rounded once."""
+    wide, other = left.astype(np.float32), right.astype(np.float32)
+    orders = [np.random.default_rng(seed).permutation(left.shape[1]) for seed in range(6)]
+    found = []
+    for order in orders:
+        total = np.zeros((left.shape[0], right.shape[1]), np.float32)
+        for k in order:
+            total += wide[:, k : k + 1] * other[k : k + 1]
+        found.append(total)
+    return [*found, wide @ other, (wide.astype(np.float64) @ other.astype(np.float64)).astype(np.float32)]
+
+
+FACTORS = [(one, one) for one in ("float32", *NARROW)] + [("bfloat16", "float16"), ("int8", "float16")]
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize(("left", "right"), FACTORS)
+@pytest.mark.filterwarnings("ignore:.*encountered in cast")  # types without a zero or a sign
+def test_no_order_of_a_sum_is_off_by_more(left: str, right: str, size: float) -> None:
+    with np.errstate(all="ignore"):
+        first = (random((40, 33), "float32", 1) / 9).astype(numpy_type(left))
+        second = (random((33, 50), "float32", 2) / 9 * np.float32(size)).astype(numpy_type(right))
+        previous = random((40, 50), "float32", 3) * np.float32(size)
+        here = new("low-rank", {"R": update_array(first), "C": update_array(second)}, previous)
+        product = first @ second
+        bound = off({"R": first, "C": second}, previous)
+        assert bound is not None
+        there = sums(first, second)
+        if product.dtype == np.float16:  # as numpy rounds a sum; and as we add it, not rounded
+            there += [each.astype(np.float16).astype(np.float32) for each in there]
+        for each in there:
+            apart = np.abs(each + previous - here)
+            assert ((apart <= bound) | ~np.isfinite(here)).all()
+    coarse = 1.01 * float(np.finfo(product.dtype).eps) + 3.1 * 2**-23 * np.sqrt(33)
+    norm = np.sqrt(np.square(first.astype(np.float32)) @ np.square(second.astype(np.float32)))
+    largest = coarse * np.maximum(norm, np.abs(product.astype(np.float32))) + 2**-22 * np.abs(here) + 2**-24
+    assert (bound <= largest)[np.isfinite(here)].all()
+
+
+@pytest.mark.parametrize("dtype", ["bool", *INTEGERS])
+@pytest.mark.parametrize("value", ["float32", "float64"])
+def test_products_of_integers_are_exact(dtype: str, value: str) -> None:
+    ones, previous = np.ones((3, 3)).astype(dtype), random((3, 3), value)
+    assert off({"R": ones, "C": ones}, previous) is None
+    earlier = off({"R": ones, "C": ones}, previous, np.full((3, 3), 0.5, np.float32))
+    assert earlier is not None
+    np.testing.assert_allclose(earlier, 0.5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("left", "right"), [("int64", "bfloat16"), ("float64", "float8_e5m2"), ("int64", "float16")])
+def test_what_numpy_multiplies_as_doubles_is_off_by_less(left: str, right: str) -> None:
+    first, second = np.ones((3, 2), numpy_type(left)), np.ones((2, 4), numpy_type(right))
+    bound = off({"R": first, "C": second}, np.ones((3, 4)))
+    assert bound is not None
+    assert 0 < bound.max() < 1e-14
+
+
+@pytest.mark.parametrize(("left", "right"), [((1, 3), (3, 4)), ((3,), (3, 4)), ((2, 3), (3, 1)), ((3,), (3,))])
+def test_a_product_that_is_repeated_is_off_everywhere(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    first, second, previous = random(left), random(right, seed=2), random((5, 2, 4))
+    bound = off({"R": first, "C": second}, previous)
+    repeated = np.broadcast_to(first @ second, (2, 4))
+    assert bound is not None
+    assert bound.shape == (5, 2, 4)
+    assert (bound > np.abs(repeated) * 1e-8).all()
+
+
+def test_where_there_is_no_bound_only_the_same_bits_are_good() -> None:
+    left, right = np.ones((4, 2), np.float32), np.ones((2, 3), np.float32)
+    left[0], left[1], left[2] = 1e20, np.inf, np.nan  # the squares of the first are infinite
+    bound = off({"R": left, "C": right}, np.ones((4, 3), np.float32))
+    assert bound is not None
+    assert not bound[:3].any()
+    assert (bound[3] > 0).all()
+
+
+def test_ia3_multiplies_what_was_off() -> None:
+    previous, factors = random((4, 5)), np.array([2, -3, 0, 1, 0.5], np.float32)
+    assert off({"ia3": factors}, previous) is None
+    bound = off({"ia3": factors}, previous, np.ones((4, 5), np.float32))
+    assert bound is not None
+    np.testing.assert_allclose(bound, np.broadcast_to(np.abs(factors), (4, 5)), atol=1e-4)
