@@ -138,7 +138,7 @@ def send(
     on_remote = commits.known(on_remote)
     packed: dict[ObjectRef, Pack] = {}
     wanted = named_in(commits, tips, on_remote, packed)
-    if is_by_hand:
+    if is_by_hand and on_remote:  # else all is in the range
         held = (found for tip in tips for found in trees.metadata(here, tip))
         wanted = {**_named(held, packed), **wanted}
     missing = {}
