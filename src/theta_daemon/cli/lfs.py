@@ -68,6 +68,8 @@ def _has_agent(environment: Mapping[str, str], remote: str) -> bool:
     """
     if not _configured(environment, "--get-regexp", r"^lfs\.(.*\.)?standalonetransferagent$"):
         return False
+    if _configured(environment, "--get", "lfs.standalonetransferagent"):
+        return True  # also for what is no URL, as a path
     keys = ["lfs.url", "lfs.pushurl"]
     keys += [f"remote.{remote}.{key}" for key in ("lfsurl", "lfspushurl", "url", "pushurl")]
     urls = [remote, *(url for key in keys for url in _configured(environment, "--get-all", key))]

@@ -154,6 +154,10 @@ def send(
         raise _missing(missing, commits, tips, on_remote)
     found = [*wanted, *(pack.ref.oid for pack in packed.values() if _pack(here, pack))]
     oids = sorted(oid for oid in found if _place(here.lfs_objects, oid).is_file())
+    unseen = len(wanted.keys() - set(oids) - missing.keys())
+    if unseen and is_by_hand and not is_quiet:
+        known = f"{remote} has commits that name them, whether it has them is not known"
+        note(f"{count(unseen, 'object')} are not here; {known}")
     if oids:
         if not is_quiet:
             note(f"sending {count(len(oids), 'object')} to {remote}")
@@ -291,15 +295,21 @@ def _size(path: Path) -> int | None:
 def _named(held: Iterable[trees.Found], packed: dict[ObjectRef, Pack]) -> dict[str, Wanted]:
     """Return the objects that the metadata in trees names, by object id; add its packs to `packed`.
 
-    What is damaged is passed over: `named_in` has told, or the remote has it so.
+    What is damaged is passed over: `named_in` has told, or the remote has it so. Raises UnsupportedError as it does.
     """
     wanted: dict[str, Wanted] = {}
     for found in held:
-        with suppress(MetadataError, UnsupportedError):
+        try:
             parsed = text.parse(found.data)
-            for named in objects.of(parsed):
-                wanted.setdefault(named.oid, Wanted(named, found.path, found.blob))
-            packed.update((pack.ref, pack) for pack in packs.of(parsed) if pack.ref not in packed)
+        except MetadataError:
+            continue
+        except UnsupportedError as error:
+            if text.kind(found.data) is Kind.OTHER:
+                continue
+            raise error.at(path=found.path) from error
+        for named in objects.of(parsed):
+            wanted.setdefault(named.oid, Wanted(named, found.path, found.blob))
+        packed.update((pack.ref, pack) for pack in packs.of(parsed) if pack.ref not in packed)
     return wanted
 
 

@@ -105,6 +105,10 @@ class Head:
                 self._was_read = True
         return self._known is not None
 
+    def holds(self, name: Name) -> bool:
+        """Whether HEAD has a parameter group of this name. Raises RepositoryError where git cannot read HEAD."""
+        return self.is_there and self._known is not None and name in self._known[1].entries
+
     def base(self, names: tuple[Name, ...], dtype: str, shape: tuple[int, ...]) -> Base | None:
         """Return what an update of the group with these names may build on; None where HEAD has nothing like it.
 
@@ -209,9 +213,8 @@ class Increments:
             return None
         found = None
         base = self._head.base(names, dtype, shape)
-        if base is None:
-            return None
-        if len(value) >= _LEAST and base.room and (not self._baseline.compatible or self._suits_git_theta(base)):
+        is_worth_it = base is not None and base.room and len(value) >= _LEAST
+        if base is not None and is_worth_it and (not self._baseline.compatible or self._suits_git_theta(base)):
             with self._before(len(value)) as (before, forget_before):
 
                 def forget_both(start: int, stop: int) -> None:
@@ -220,7 +223,7 @@ class Increments:
                         forget(slice(start, stop))
 
                 found = self._found(base, before, value, forget_both)
-        if wanted != AUTO and (found is None or found.update_type != wanted):
+        if wanted != AUTO and (found is None or found.update_type != wanted) and self._head.holds(names[0]):
             with self._lock:
                 self.refused += 1
         return found

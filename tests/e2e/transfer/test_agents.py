@@ -23,12 +23,14 @@ def kept(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=["for all", "for the URL"])
+@pytest.fixture(params=["for all", "for the URL", "for all, to a path"])
 def source(repository: Repository, tmp_path: Path, kept: Path, request: pytest.FixtureRequest) -> Repository:
     """Return a repository with a model and an agent for its remote, nothing pushed."""
     server = Repository.init(tmp_path / "server", repository.environment, "--bare")
     url = server.path.as_uri()
-    key = "lfs.standalonetransferagent" if request.param == "for all" else f"lfs.{url}.standalonetransferagent"
+    if request.param == "for all, to a path":
+        url = str(server.path)
+    key = f"lfs.{url}.standalonetransferagent" if request.param == "for the URL" else "lfs.standalonetransferagent"
     repository.git("config", "--global", key, "folder")
     repository.git("config", "--global", "lfs.customtransfer.folder.path", sys.executable)
     use(repository, kept)

@@ -75,7 +75,10 @@ def test_all_by_hand(source: Repository, server: Repository, clone: Repository) 
     lost = min(objects(clone))
     path = server.path / "lfs" / "objects" / lost[:2] / lost[2:4] / lost
     path.unlink()
-    clone.git("theta", "push", "--all")
+    said = clone.run("git", "theta", "push", "--all")
+    assert said.returncode == 0
+    unseen = len(objects(source) - objects(clone))
+    assert f"{unseen} objects are not here; origin has commits that name them" in said.stderr.decode()
     assert objects(server) == objects(source) | objects(clone)
 
 
@@ -100,6 +103,17 @@ def test_by_hand_after_a_push_without_the_hook(clone: Repository, server: Reposi
     assert objects(server) == before | objects(clone)
     said = clone.run("git", "theta", "push", "-q", str(server.path))
     assert (said.returncode, said.stderr) == (0, b"")
+
+
+def test_by_hand_newer_metadata_is_told(source: Repository, clone: Repository) -> None:
+    """Nobody here knows what it needs, so it cannot be said that all has arrived."""
+    newer = json.loads(source.blob(NAME))
+    newer["theta_daemon"]["version"] = {"999": {}}
+    clone.write(".gitattributes", b"")
+    clone.write("newer.safetensors", json.dumps(newer).encode())
+    clone.commit("newer")
+    clone.git("push", "--quiet", "--no-verify", "origin", "main")
+    assert "newer.safetensors" in clone.git_fails("theta", "push")
 
 
 def test_newer_metadata_does_not_keep_others_from_being_fetched(source: Repository, clone: Repository) -> None:

@@ -277,6 +277,14 @@ def test_the_smallest_that_can(
     assert any("stored otherwise" in warning for warning in bench.warnings) == (asked != "auto")
 
 
+def test_another_shape_is_refused_and_said(tmp_path: Path) -> None:
+    bench = Bench.at(tmp_path, update_type="sparse")
+    bench.record.commit(bench.clean(models.safetensors_bytes({"w": torch.ones(90, 40)})))
+    metadata = bench.clean(models.safetensors_bytes({"w": torch.ones(40, 90)}))
+    assert entry(metadata, "w").update_type == "dense"
+    assert any("stored otherwise" in warning for warning in bench.warnings)
+
+
 @pytest.mark.parametrize("update_type", ["sparse", "low-rank", "ia3"])
 def test_what_head_does_not_have_is_not_refused(tmp_path: Path, update_type: str) -> None:
     bench = Bench.at(tmp_path, update_type=update_type)
